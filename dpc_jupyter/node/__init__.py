@@ -1,0 +1,1 @@
+"""The running peer: it asks, it serves, and it tells every face what it does."""

@@ -1,0 +1,111 @@
+"""The owner's decisions: the access file in force, and the edits that people make to it by name."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+from dpc_jupyter import firewall
+from dpc_jupyter.errors import ConfigError
+from dpc_jupyter.firewall import Decision, Rules
+from dpc_jupyter.home import Home
+from dpc_jupyter.node.directory import is_node_id
+from dpc_jupyter.sanitize import label
+
+
+class Access:
+    """The access file of one home.
+
+    Attributes
+    ----------
+    rules : Rules
+        In force now.
+    """
+
+    def __init__(self, home: Home) -> None:
+        self._home = home
+        self.rules: Rules = home.read_access()
+
+    def reload(self) -> None:
+        """Read the file again; an invalid one denies everyone."""
+        self.rules = self._home.read_access()
+
+    def is_known(self, node_id: str) -> bool:
+        """Whether the file lets this node in now."""
+        return self.rules.is_known(node_id, dt.datetime.now(dt.UTC))
+
+    def set_sharing(self, enabled: bool) -> None:
+        """Turn sharing on or off for everyone."""
+        self.rules = self._home.edit_access(lambda document: firewall.set_enabled(document, enabled))
+
+    def allow(
+        self,
+        who: str,
+        *,
+        name: str | None = None,
+        models: tuple[str, ...] = (),
+        group: str | None = None,
+        expires: str | None = None,
+    ) -> str:
+        """Let a node in; returns its id.
+
+        Parameters
+        ----------
+        who : str
+            A node id, a name in the access file, or the name of a node that asked and was refused.
+        models : tuple of str
+            Only these, ``*`` at the end for a family; empty for all that ``compute.allowed_models`` allows.
+        expires : str, optional
+            A date, a UTC time, or a span like ``7d`` or ``12h`` from now.
+        """
+        node_id = self.node_id_of(who)
+        given = name or (None if who == node_id or self.rules.name_of(node_id) else label(who))
+        until = _moment(expires)
+        self.rules = self._home.edit_access(
+            lambda document: firewall.allow(document, node_id, name=given, models=models, group=group, expires=until)
+        )
+        self._home.clear_pending(node_id)
+        return node_id
+
+    def deny(self, who: str, model: str | None = None) -> str:
+        """Take back a permission, of one model or all; returns the node's id."""
+        node_id = self.node_id_of(who)
+        self.rules = self._home.edit_access(lambda document: firewall.deny(document, node_id, model))
+        return node_id
+
+    def explain(self, who: str, model: str | None = None) -> Decision:
+        """Whether a node may use a model now, and which line of the file decides."""
+        return self.rules.explain(self.node_id_of(who), model, dt.datetime.now(dt.UTC))
+
+    def pending(self) -> dict[str, dict[str, Any]]:
+        """Nodes that asked and were refused: ``node_id -> {"name", "model", "when"}``."""
+        return self._home.pending()
+
+    def node_id_of(self, who: str) -> str:
+        """The node that the owner means.
+
+        Raises
+        ------
+        ConfigError
+            Nobody, or more than one that asked, is called so.
+        """
+        if is_node_id(who):
+            return who
+        if (known := self.rules.node_by_name(who)) is not None:
+            return known
+        asked = [node_id for node_id, entry in self.pending().items() if entry.get("name") == who]
+        if len(asked) == 1:
+            return asked[0]
+        if asked:
+            raise ConfigError(f"{' and '.join(asked)} both call themselves {label(who)!r}: use the node id.")
+        raise ConfigError(
+            f"No node is called {label(who)!r} here: use its node id, which its owner sees in %dpc_status."
+        )
+
+
+def _moment(expires: str | None) -> str | None:
+    units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+    if expires and expires[:-1].isdigit() and expires[-1] in units:
+        until = dt.datetime.now(dt.UTC) + dt.timedelta(**{units[expires[-1]]: int(expires[:-1])})
+        return until.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return expires

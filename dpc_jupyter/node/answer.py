@@ -1,0 +1,319 @@
+"""What is asked, and the answer as it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from dpc_jupyter.errors import DpcError, InferenceError, InferenceTimeout, RequestCancelled
+from dpc_jupyter.protocol.messages import ChatMessage, Options, RemoteInferenceStatus
+
+# The longest answer that MAX_TOKENS allows is well under a mebibyte of text; a host that sends more is not honest.
+ANSWER_LIMIT_CHARS = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Clocks:
+    """How long to wait in silence, each in seconds. Time in the queue is not held against the model."""
+
+    queue_s: float = 600.0
+    first_token_s: float = 60.0
+    idle_s: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRequest:
+    """One question, complete: where it goes is settled, what it says is not seen by anybody else."""
+
+    request_id: str
+    messages: tuple[ChatMessage, ...]
+    model: str | None = None
+    provider: str | None = None
+    options: Options = Options()
+    clocks: Clocks = Clocks()
+    priority: str = "interactive"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts as the engine gave them; None where it gave none."""
+
+    prompt_tokens: int | None = None
+    response_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerTimings:
+    """Clocks of one request as the asker saw them, in seconds. `queue_s` is the host's word."""
+
+    queue_s: float = 0.0
+    first_token_s: float | None = None
+    total_s: float = 0.0
+    tokens_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A model's answer, and where it came from.
+
+    Attributes
+    ----------
+    text : str
+        Exactly what the model wrote, unsanitized; the part that came, if the request ended early.
+    host : str
+        ``local`` or the compute host's node id.
+    host_name : str
+        What people call it.
+    model, provider : str
+        What ran, by the host's word.
+    model_digest : str or None
+        SHA-256 of the weights, where the engine tells.
+    finish_reason : str
+        ``stop``, ``length``, or ``cancelled`` and ``error`` for a partial text.
+    error : str or None
+        The sentence, if the request failed.
+    """
+
+    text: str
+    host: str
+    host_name: str
+    request_id: str
+    model: str = ""
+    provider: str = ""
+    thinking: str = ""
+    usage: Usage = Usage()
+    timings: AnswerTimings = AnswerTimings()
+    finish_reason: str = "stop"
+    model_digest: str | None = None
+    options: Options = Options()
+    error: str | None = None
+
+    def __str__(self) -> str:
+        return self.text
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """A piece of the answer; pieces that come while nobody looks are joined."""
+
+    text: str = ""
+    thinking: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How the serving side closed a request."""
+
+    model: str = ""
+    provider: str = ""
+    usage: Usage = Usage()
+    finish_reason: str = "stop"
+    model_digest: str | None = None
+    queue_s: float = 0.0
+    text_sha256: str | None = None
+    text: str | None = None
+    thinking: str | None = None
+
+
+@dataclass(eq=False)
+class AnswerStream:
+    """Iterate for status lines and pieces of text; then `answer` is complete.
+
+    Leaving the loop early, or `cancel`, frees the slot at the host. A failed request raises its `DpcError` from the
+    iteration, and `answer` then holds the partial text and the sentence.
+
+    Parameters
+    ----------
+    request : InferenceRequest
+    host, host_name : str
+    abort : callable
+        Tells the serving side to stop; called at most once, and only when the request is still open.
+    closed : callable
+        Called once with this stream when nothing more will come.
+    """
+
+    request: InferenceRequest
+    host: str
+    host_name: str
+    abort: Callable[[], None]
+    closed: Callable[[AnswerStream], None]
+    status: RemoteInferenceStatus | None = None
+    error: DpcError | None = None
+    done: bool = False
+    _text: list[str] = field(default_factory=list)
+    _thinking: list[str] = field(default_factory=list)
+    _taken: tuple[int, int] = (0, 0)
+    _status_taken: bool = True
+    _chars: int = 0
+    _outcome: Outcome = Outcome()
+    _waiter: asyncio.Future[None] | None = None
+    _first_token_at: float | None = None
+    _ended_at: float | None = None
+
+    def __post_init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.started_at = time.monotonic()
+        self._clock: tuple[str, float] = ("first token", self.request.clocks.first_token_s)
+        self._heard_at = self.started_at
+        self._timer = self._loop.call_later(self._clock[1], self._check_clock)
+
+    # What the serving side's news do to it.
+
+    def take_status(self, status: RemoteInferenceStatus) -> None:
+        """The request waits, or its model loads, or it runs."""
+        clocks = self.request.clocks
+        self.status, self._status_taken = status, False
+        queued = status.state == "queued"
+        self._set_clock("queue" if queued else "first token", clocks.queue_s if queued else clocks.first_token_s)
+        self._wake()
+
+    def take_delta(self, text: str, thinking: str) -> None:
+        """The next piece came."""
+        self._chars += len(text) + len(thinking)
+        if self._chars > ANSWER_LIMIT_CHARS:
+            self.fail(
+                InferenceError(f"{self.host_name} sent more than {ANSWER_LIMIT_CHARS:,} characters; cut off."), True
+            )
+            return
+        if self._first_token_at is None:
+            self._first_token_at = time.monotonic()
+        if text:
+            self._text.append(text)
+        if thinking:
+            self._thinking.append(thinking)
+        self._heard_at = time.monotonic()
+        self._clock = ("idle", self.request.clocks.idle_s)
+        self._wake()
+
+    def finish(self, outcome: Outcome) -> None:
+        """The serving side closed the request."""
+        if outcome.text is not None and not self._text:
+            self.take_delta(outcome.text, outcome.thinking or "")
+        if outcome.text_sha256 is not None:
+            digest = hashlib.sha256("".join(self._text).encode("utf-8", "surrogatepass")).hexdigest()
+            if digest != outcome.text_sha256:
+                self.fail(InferenceError(f"Part of the answer from {self.host_name} was lost on the way. Ask again."))
+                return
+        self._outcome = outcome
+        self._end()
+
+    def fail(self, error: DpcError, tell_host: bool = False) -> None:
+        """The request ended without its whole answer."""
+        if self.done:
+            return
+        self.error = error
+        self._end()
+        if tell_host:
+            self.abort()
+
+    def cancel(self) -> None:
+        """Stop; the partial text stays."""
+        self.fail(RequestCancelled(f"Stopped; {self.host_name} was told to free its slot."), tell_host=True)
+
+    # What a reader sees.
+
+    def __aiter__(self) -> AsyncIterator[RemoteInferenceStatus | TextDelta]:
+        return self
+
+    async def __anext__(self) -> RemoteInferenceStatus | TextDelta:
+        while True:
+            if self._taken != (len(self._text), len(self._thinking)):
+                text, thinking = self._taken
+                self._taken = (len(self._text), len(self._thinking))
+                return TextDelta("".join(self._text[text:]), "".join(self._thinking[thinking:]))
+            if not self._status_taken and self.status is not None and not self.done:
+                self._status_taken = True
+                return self.status
+            if self.done:
+                if self.error is not None:
+                    raise self.error
+                raise StopAsyncIteration
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            except asyncio.CancelledError:
+                self.cancel()
+                raise
+
+    async def aclose(self) -> None:
+        """Stop reading; an open request is cancelled."""
+        self.cancel()
+
+    async def complete(self) -> Answer:
+        """Wait for the whole answer.
+
+        Raises
+        ------
+        DpcError
+            As the iteration does.
+        """
+        async for _ in self:
+            pass
+        return self.answer
+
+    @property
+    def answer(self) -> Answer:
+        """What has come so far, or all of it."""
+        outcome, usage = self._outcome, self._outcome.usage
+        ended = self._ended_at or time.monotonic()
+        first = self._first_token_at
+        rate = None
+        if first is not None and usage.response_tokens is not None and usage.response_tokens > 1 and ended > first:
+            rate = (usage.response_tokens - 1) / (ended - first)
+        reason = outcome.finish_reason
+        if self.error is not None:
+            reason = "cancelled" if isinstance(self.error, RequestCancelled) else "error"
+        return Answer(
+            text="".join(self._text),
+            thinking="".join(self._thinking),
+            host=self.host,
+            host_name=self.host_name,
+            request_id=self.request.request_id,
+            model=outcome.model or self.request.model or "",
+            provider=outcome.provider or self.request.provider or "",
+            usage=usage,
+            timings=AnswerTimings(
+                outcome.queue_s, None if first is None else first - self.started_at, ended - self.started_at, rate
+            ),
+            finish_reason=reason,
+            model_digest=outcome.model_digest,
+            options=self.request.options,
+            error=None if self.error is None else str(self.error),
+        )
+
+    def _end(self) -> None:
+        if not self.done:
+            self.done = True
+            self._ended_at = time.monotonic()
+            self._timer.cancel()
+            self.closed(self)
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _set_clock(self, name: str, limit_s: float) -> None:
+        self._clock, self._heard_at = (name, limit_s), time.monotonic()
+        self._timer.cancel()
+        self._timer = self._loop.call_later(limit_s, self._check_clock)
+
+    def _check_clock(self) -> None:
+        # One timer that looks when it fires, instead of one re-armed for every token.
+        name, limit_s = self._clock
+        left = self._heard_at + limit_s - time.monotonic()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._check_clock)
+            return
+        what = {
+            "queue": "still in line",
+            "first token": "no first token",
+            "idle": "no further token",
+        }[name]
+        self.fail(
+            InferenceTimeout(f"Inference request timed out after {limit_s:g}s: {what} from {self.host_name}."),
+            tell_host=True,
+        )

@@ -1,0 +1,510 @@
+"""`CoreService`: the public API of a node, async only. Notebooks reach it through `node.thread`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import platform
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Self
+
+import msgspec
+
+from dpc_jupyter.backends.base import Finished, Generation
+from dpc_jupyter.backends.registry import Registry
+from dpc_jupyter.errors import Busy, DpcError, InferenceError, InvalidRequest, PeerNotConnected
+from dpc_jupyter.home import Home
+from dpc_jupyter.ledger import Entry, Ledger
+from dpc_jupyter.node.access import Access
+from dpc_jupyter.node.answer import Answer, AnswerStream, Clocks, InferenceRequest, Outcome, Usage
+from dpc_jupyter.node.directory import Directory, PeerUri
+from dpc_jupyter.node.host import Host
+from dpc_jupyter.node.links import Links
+from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.requester import Requester
+from dpc_jupyter.node.status import NodeEvent, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.protocol.connection import BadRequest
+from dpc_jupyter.protocol.messages import (
+    ChatMessage,
+    GetProviders,
+    Image,
+    Message,
+    Options,
+    ProviderInfo,
+    ProvidersResponse,
+    RemoteInferenceCancel,
+    RemoteInferenceChunk,
+    RemoteInferenceRequest,
+    RemoteInferenceResponse,
+    RemoteInferenceStatus,
+)
+from dpc_jupyter.sanitize import label, plain
+
+LOCAL = "local"
+# A revoked request must end within a second of the edit.
+WATCH_EVERY_S = 0.3
+# Models come and go on an engine without telling; peers are told again when the list differs.
+OFFERS_EVERY_S = 10.0
+STRANGER_REQUEST_EVERY_S = 1.0
+
+
+class CoreService:
+    """One running node.
+
+    Parameters
+    ----------
+    home : Home, optional
+        Where identity, rules and usage are kept; ``DPC_HOME`` or ``~/.dpc``.
+    name : str, optional
+        What the node calls itself; the machine's name.
+    registry : Registry, optional
+        The engines; those of ``providers.json``, or what is found on this machine.
+    """
+
+    def __init__(self, home: Home | None = None, *, name: str | None = None, registry: Registry | None = None) -> None:
+        self.home = home or Home.default()
+        self.session = str(uuid.uuid4())
+        self.name = label(name or platform.node() or "node")
+        self.identity = self.home.load_identity()
+        self.access = Access(self.home)
+        self.directory = Directory(self.home, lambda: self.access.rules)
+        self.ledger = Ledger(self.home.ledger_path)
+        self._watch = self.home.watch()
+        self._registry = registry or Registry.from_home(self.home.read_providers(), self.home.models_folder)
+        self._links = Links(self.identity, self.name, self.session, self)
+        self._requester = Requester()
+        self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
+        self._asking: dict[AnswerStream, None] = {}
+        self._offer_waiters: dict[Peer, list[asyncio.Future[None]]] = {}
+        self._offered: dict[Peer, tuple[ProviderInfo, ...]] = {}
+        self._stranger_asked_at: dict[str, float] = {}
+        self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def start(self, listen: tuple[str, int] | None = None) -> None:
+        """Start the node. It listens only when told to.
+
+        Parameters
+        ----------
+        listen : (str, int), optional
+            Host (empty: every address) and first port to try; ``("", DEFAULT_PORT)`` to share.
+        """
+        if listen is not None:
+            self._links.listen(*listen)
+        self._spawn(self._watch_files())
+
+    async def stop(self, reason: str = "the node is shutting down") -> None:
+        """End every request and link, stop our engines, and write what is unwritten."""
+        for stream in list(self._asking):
+            stream.cancel()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._host.stop()
+        await self._links.close(reason)
+        await self._registry.close()
+        await asyncio.to_thread(self.ledger.close)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    # Peers.
+
+    @property
+    def uri(self) -> PeerUri | None:
+        """The address to give to a peer; None while the node does not listen."""
+        return self._links.uri
+
+    async def connect(self, where: str, *, name: str | None = None, timeout_s: float = 10.0) -> PeerStatus:
+        """Link to a peer by its ``dpc://`` address, or by the name of one that was linked before.
+
+        Raises
+        ------
+        UriError, PeerNotConnected
+            The address is malformed, or nobody of that name is known.
+        ConnectError, HandshakeError
+            Nobody answers there; or somebody else does; or the peer refused us.
+        """
+        if where.strip().startswith("dpc:"):
+            uri: PeerUri | None = PeerUri.parse(where)
+        else:
+            uri = self.directory.uri_of(self.directory.find(where, self._links.peers))
+        if uri is None:
+            raise PeerNotConnected(f"No address of {label(where)} is known: use its dpc:// address once.")
+        peer = await self._links.connect(uri, timeout_s)
+        await asyncio.to_thread(self.directory.remember, uri, peer.name, name)
+        return self._peer_status(peer)
+
+    async def disconnect(self, who: str) -> None:
+        """End every link to a peer; what it has open fails by name."""
+        node_id = self.directory.find(who, self._links.peers)
+        links = [peer for peer in self._links.peers if peer.node_id == node_id]
+        if not links:
+            raise PeerNotConnected(f"Peer {label(who)} is not connected.")
+        for peer in links:
+            peer.close("disconnected by its user")
+
+    def peers(self) -> tuple[PeerStatus, ...]:
+        """Every open link."""
+        return tuple(self._peer_status(peer) for peer in self._links.peers)
+
+    async def models(self, host: str | None = None, *, timeout_s: float = 5.0) -> tuple[ProviderInfo, ...]:
+        """The models that a compute host lets us use now; None or ``local`` for this machine's own."""
+        if host in (None, LOCAL):
+            return tuple(
+                ProviderInfo(
+                    alias=backend.alias,
+                    model=model.name,
+                    type=backend.type,
+                    supports_vision=model.supports_vision,
+                    context_window=model.context_window,
+                    warm=model.warm,
+                )
+                for backend, model in await self._registry.offers()
+            )
+        assert host is not None
+        peer = self._peer(host)
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._offer_waiters.setdefault(peer, []).append(answered)
+        peer.send(GetProviders())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await answered
+        return peer.offers
+
+    def _peer(self, host: str) -> Peer:
+        node_id = self.directory.find(host, self._links.peers)
+        peer = self._links.of(node_id)
+        if peer is None:
+            name = self.directory.name_of(node_id)
+            raise PeerNotConnected(f"Peer {name} is not connected. Try %dpc_connect {name}, or pick another host.")
+        return peer
+
+    # Asking.
+
+    def execute_ai_query(
+        self,
+        prompt: str = "",
+        compute_host: str | None = None,
+        model: str | None = None,
+        provider: str | None = None,
+        *,
+        system: str | None = None,
+        messages: Sequence[ChatMessage | Mapping[str, Any]] = (),
+        images: Sequence[Image | Mapping[str, Any]] = (),
+        options: Options | Mapping[str, Any] | None = None,
+        timeout_s: float | None = None,
+        queue_timeout_s: float | None = None,
+        priority: str = "interactive",
+    ) -> AnswerStream:
+        """Ask, and read the answer as it comes.
+
+        Parameters
+        ----------
+        prompt : str
+            The question; the last turn, after `messages`.
+        compute_host : str, optional
+            A peer's name or node id; None or ``local`` for this machine.
+        model, provider : str, optional
+            The host's first allowed one when not given.
+        messages : sequence of ChatMessage or dict
+            Earlier turns, ``{"role": ..., "content": ...}``.
+        images : sequence of Image or dict
+            ``{"base64": ..., "mime_type": ...}``, shown with the prompt.
+        options : Options or dict, optional
+            The closed list of `Options`; the host clamps the values.
+        timeout_s : float, optional
+            Seconds to wait for the first token, and between tokens; 60. Time in the queue does not count.
+        queue_timeout_s : float, optional
+            Seconds to wait in line; 600.
+
+        Returns
+        -------
+        AnswerStream
+
+        Raises
+        ------
+        PeerNotConnected
+            The host is not linked.
+        InvalidRequest
+            An unknown option, a bad image, or an empty prompt; nothing was sent.
+        """
+        clocks = Clocks()
+        request = InferenceRequest(
+            request_id=str(uuid.uuid4()),
+            messages=_conversation(prompt, system, messages, images),
+            model=model,
+            provider=provider,
+            options=_convert(options or {}, Options),
+            clocks=Clocks(
+                clocks.queue_s if queue_timeout_s is None else queue_timeout_s,
+                clocks.first_token_s if timeout_s is None else timeout_s,
+                clocks.idle_s if timeout_s is None else timeout_s,
+            ),
+            priority=priority,
+        )
+        if compute_host in (None, "", LOCAL):
+            stream = self._ask_here(request)
+        else:
+            assert compute_host is not None
+            stream = self._request_inference_from_peer(compute_host, request)
+        self._asking[stream] = None
+        return stream
+
+    async def send_ai_query(self, prompt: str = "", compute_host: str | None = None, **settings: Any) -> Answer:
+        """Ask, and wait for the whole answer; parameters and errors as `execute_ai_query`.
+
+        Raises
+        ------
+        DpcError
+            The request failed; its ``partial`` holds the `Answer` so far.
+        """
+        return await self.execute_ai_query(prompt, compute_host, **settings).complete()
+
+    def _request_inference_from_peer(self, host: str, request: InferenceRequest) -> AnswerStream:
+        peer = self._peer(host)
+        return self._requester.open(peer, request, self.directory.name_of(peer), self._asked)
+
+    def _ask_here(self, request: InferenceRequest) -> AnswerStream:
+        def abort() -> None:
+            task.cancel()
+
+        stream = AnswerStream(request, LOCAL, "this machine", abort, self._asked)
+        task = self._spawn(self._run_here(stream))
+        return stream
+
+    async def _run_here(self, stream: AnswerStream) -> None:
+        request = stream.request
+        try:
+            backend, model = await self._registry.resolve(request.model, request.provider)
+            state = "loading" if model.warm is False else "running"
+            stream.take_status(RemoteInferenceStatus(request.request_id, state))  # type: ignore[arg-type]
+            generation = Generation(model.name, request.messages, request.options.clamped())
+            async with aclosing(backend.stream(generation)) as events:  # type: ignore[type-var]
+                async for event in events:
+                    if isinstance(event, Finished):
+                        usage = Usage(event.prompt_tokens, event.response_tokens)
+                        stream.finish(Outcome(model.name, backend.alias, usage, event.finish_reason, event.digest))
+                        break
+                    stream.take_delta(event.text, event.thinking)
+        except DpcError as error:
+            stream.fail(error)
+        except Exception as error:
+            stream.fail(InferenceError(f"The engine failed: {type(error).__name__}: {error}"))
+
+    def _asked(self, stream: AnswerStream) -> None:
+        self._asking.pop(stream, None)
+        answer = stream.answer
+        self.ledger.record(
+            Entry(
+                id=answer.request_id,
+                role="asker",
+                peer=answer.host,
+                model=answer.model,
+                provider=answer.provider,
+                started_at=time.time() - answer.timings.total_s,
+                queue_s=answer.timings.queue_s,
+                first_token_s=answer.timings.first_token_s,
+                total_s=answer.timings.total_s,
+                prompt_tokens=answer.usage.prompt_tokens,
+                response_tokens=answer.usage.response_tokens,
+                outcome="ok" if stream.error is None else stream.error.code,
+            )
+        )
+
+    # Serving: what peers say, in one table's worth of branches.
+
+    def is_known(self, node_id: str) -> bool:
+        """From the links."""
+        return self.access.is_known(node_id)
+
+    def legacy_ok(self, node_id: str) -> bool:
+        """From the links."""
+        return self.access.rules.legacy_ok(node_id)
+
+    def peer_opened(self, peer: Peer) -> None:
+        """From the links."""
+        peer.send(GetProviders())
+        self._tell("peer_connected", peer.node_id, f"{self.directory.name_of(peer)} connected from {peer.address}.")
+
+    def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
+        """From the links."""
+        match message:
+            case RemoteInferenceChunk():
+                self._requester.take_chunk(peer, message)
+            case RemoteInferenceResponse():
+                self._requester.take_response(peer, message)
+            case RemoteInferenceStatus():
+                self._requester.take_status(peer, message)
+            case RemoteInferenceRequest():
+                self._handle_inference_request(peer, message)
+            case RemoteInferenceCancel():
+                self._host.cancel(peer, message.request_id)
+            case GetProviders():
+                self._spawn(self._offer(peer, asked=True))
+            case ProvidersResponse():
+                self._take_offers(peer, message.providers)
+            case BadRequest():
+                self._host.refuse(peer, message.request_id, InvalidRequest(f"Invalid request: {message.reason}"))
+
+    def peer_closed(self, peer: Peer, reason: str) -> None:
+        """From the links."""
+        name = self.directory.name_of(peer)
+        self._host.peer_closed(peer)
+        self._requester.peer_closed(peer, name, reason)
+        self._offered.pop(peer, None)
+        for waiter in self._offer_waiters.pop(peer, []):
+            if not waiter.done():
+                waiter.set_result(None)
+        self._tell("peer_closed", peer.node_id, f"{name} disconnected: {reason}.")
+
+    def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
+        if peer.stranger:
+            now = time.monotonic()
+            if now - self._stranger_asked_at.get(peer.node_id, -1e9) < STRANGER_REQUEST_EVERY_S:
+                self._host.refuse(peer, request.request_id, Busy("Busy: one request a second until you are let in."))
+                return
+            if len(self._stranger_asked_at) >= 1024:
+                self._stranger_asked_at.clear()
+            self._stranger_asked_at[peer.node_id] = now
+        self._host.take_request(peer, request)
+
+    def _refused(self, peer: Peer, model: str) -> None:
+        self._spawn(asyncio.to_thread(self.home.note_pending, peer.node_id, peer.name, label(model, 128), time.time()))
+        what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
+        self._tell("access_requested", peer.node_id, what)
+
+    async def _offer(self, peer: Peer, *, asked: bool) -> None:
+        offers = await self._host.offers_for(peer.node_id)
+        if asked or offers != self._offered.get(peer):
+            self._offered[peer] = offers
+            peer.send(ProvidersResponse(offers))
+
+    def _take_offers(self, peer: Peer, offers: tuple[ProviderInfo, ...]) -> None:
+        cleaned = tuple(
+            msgspec.structs.replace(o, alias=plain(o.alias), model=plain(o.model), type=label(o.type)) for o in offers
+        )
+        changed, peer.offers = cleaned != peer.offers, cleaned
+        for waiter in self._offer_waiters.pop(peer, []):
+            if not waiter.done():
+                waiter.set_result(None)
+        if changed:
+            self._tell("models_changed", peer.node_id, f"{self.directory.name_of(peer)} offers {len(offers)} models.")
+
+    # Watching and telling.
+
+    async def _watch_files(self) -> None:
+        offered_at = time.monotonic()
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            changed = await asyncio.to_thread(self._watch.changed)
+            if changed:
+                self.access.reload()
+                self._links.reconsider()
+                error = self.access.rules.error
+                self._tell("access_changed", self.identity.node_id, error or "The access file has changed.")
+            # Without a change too: a permission may have expired.
+            self._host.reconsider()
+            if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
+                offered_at = time.monotonic()
+                for peer in list(self._offered):
+                    await self._offer(peer, asked=False)
+
+    def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
+        """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
+        self._subscribers[callback] = None
+
+        def unsubscribe() -> None:
+            self._subscribers.pop(callback, None)
+
+        return unsubscribe
+
+    def _tell(self, kind: str, node_id: str, text: str) -> None:
+        event = NodeEvent(kind, node_id, plain(text))
+        for callback in list(self._subscribers):
+            callback(event)
+
+    def status(self) -> NodeStatus:
+        """The node as it is now."""
+        rules = self.access.rules
+        now = time.monotonic()
+        return NodeStatus(
+            node_id=self.identity.node_id,
+            name=self.name,
+            session=self.session,
+            uri=None if self.uri is None else str(self.uri),
+            sharing=rules.enabled,
+            access_error=rules.error,
+            ledger_error=self.ledger.error,
+            peers=self.peers(),
+            serving=tuple(
+                RequestStatus(
+                    serving.peer.node_id,
+                    self.directory.name_of(serving.peer),
+                    serving.model or label(serving.request.model or ""),
+                    serving.state,
+                    serving.position if serving.state == "queued" else None,
+                    now - serving.arrived_at,
+                )
+                for serving in self._host.servings
+            ),
+            asking=tuple(
+                RequestStatus(
+                    stream.host,
+                    stream.host_name,
+                    stream.request.model or "",
+                    "running" if stream.status is None else stream.status.state,
+                    None if stream.status is None else stream.status.position,
+                    now - stream.started_at,
+                )
+                for stream in self._asking
+            ),
+        )
+
+    def _peer_status(self, peer: Peer) -> PeerStatus:
+        return PeerStatus(
+            node_id=peer.node_id,
+            session=peer.session,
+            name=self.directory.name_of(peer),
+            kind=peer.kind,
+            address=peer.address,
+            outgoing=peer.outgoing,
+            extended=peer.extended,
+            rtt_s=peer.rtt_s,
+            models=peer.offers,
+        )
+
+    def _spawn(self, work: Any) -> asyncio.Task[Any]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _convert(value: Any, struct: type[Any]) -> Any:
+    if isinstance(value, struct):
+        return value
+    try:
+        return msgspec.convert(dict(value) if isinstance(value, Mapping) else value, struct)
+    except msgspec.ValidationError as error:
+        known = ", ".join(field.name for field in msgspec.structs.fields(struct))
+        raise InvalidRequest(f"{error}. Known here: {known}.") from error
+
+
+def _conversation(
+    prompt: str, system: str | None, messages: Sequence[Any], images: Sequence[Any]
+) -> tuple[ChatMessage, ...]:
+    turns: list[ChatMessage] = [_convert(turn, ChatMessage) for turn in messages]
+    if system:
+        turns.insert(0, ChatMessage("system", system))
+    if prompt.strip() or images:
+        turns.append(ChatMessage("user", prompt, tuple(_convert(image, Image) for image in images)))
+    if not any(turn.role != "system" and (turn.content.strip() or turn.images) for turn in turns):
+        raise InvalidRequest("The prompt is empty: write a question.")
+    return tuple(turns)

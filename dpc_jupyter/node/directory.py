@@ -1,0 +1,150 @@
+"""Who is known, how they are reached, and what they are called here."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+from dpc_jupyter.errors import PeerNotConnected, UriError
+from dpc_jupyter.firewall import Rules
+from dpc_jupyter.home import Home
+from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.sanitize import label
+from dpc_jupyter.transports.tls import DEFAULT_PORT
+
+_NODE_ID = re.compile(r"dpc-node-[0-9a-f]{32}")
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUri:
+    """A ``dpc://host:port?node_id=...`` address (DPTP v1.5 section 1)."""
+
+    host: str
+    port: int
+    node_id: str
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"dpc://{host}:{self.port}?node_id={self.node_id}"
+
+    @classmethod
+    def parse(cls, text: str) -> PeerUri:
+        """Read an address.
+
+        Raises
+        ------
+        UriError
+            It is not one; the sentence shows the shape.
+        """
+        shape = "An address looks like dpc://host:8889?node_id=dpc-node-<32 hex digits>; the host's owner can copy it."
+        try:
+            parts = urlsplit(text.strip())
+            port = parts.port or DEFAULT_PORT
+        except ValueError as error:
+            raise UriError(f"{label(text)!r} is no address ({error}). {shape}") from error
+        ids = parse_qs(parts.query).get("node_id", [])
+        if parts.scheme != "dpc" or not parts.hostname or len(ids) != 1 or not _NODE_ID.fullmatch(ids[0]):
+            raise UriError(f"{label(text)!r} is no address. {shape}")
+        return cls(parts.hostname, port, ids[0])
+
+
+def is_node_id(text: str) -> bool:
+    """Whether this is a whole node id."""
+    return _NODE_ID.fullmatch(text) is not None
+
+
+class Directory:
+    """Names and last addresses. A name that people here gave wins over one that a peer claims.
+
+    Parameters
+    ----------
+    home : Home
+        Keeps ``peers.json``.
+    rules : callable
+        The access file's names.
+    """
+
+    def __init__(self, home: Home, rules: Callable[[], Rules]) -> None:
+        self._home = home
+        self._rules = rules
+        self._known: dict[str, dict[str, Any]] = home.read_peers()
+
+    @property
+    def known(self) -> dict[str, dict[str, Any]]:
+        """``node_id -> {"name", "uri", "last_seen"}`` of every peer that was dialled once."""
+        return dict(self._known)
+
+    def remember(self, uri: PeerUri, claimed_name: str, given_name: str | None) -> None:
+        """Keep a peer that was dialled. It keeps the first name that it got; only a given name replaces that."""
+        entry = self._known.get(uri.node_id, {})
+        taken = {other.get("name") for node_id, other in self._known.items() if node_id != uri.node_id}
+        name = given_name or entry.get("name") or (claimed_name if claimed_name not in taken else "")
+        fresh = {"name": name, "uri": str(uri), "last_seen": int(time.time())}
+
+        def change(document: dict[str, Any]) -> dict[str, Any]:
+            if given_name:
+                for other in document.values():
+                    if other.get("name") == given_name:
+                        other["name"] = ""
+            return {**document, uri.node_id: fresh}
+
+        self._known = self._home.edit_peers(change)
+
+    def name_of(self, peer: Peer | str) -> str:
+        """What to call a node: the name given here, else the claimed one, else its short id."""
+        node_id = peer if isinstance(peer, str) else peer.node_id
+        given = self._rules().name_of(node_id) or self._known.get(node_id, {}).get("name")
+        claimed = peer.name if isinstance(peer, Peer) else ""
+        return label(given or claimed) or short(node_id)
+
+    def uri_of(self, node_id: str) -> PeerUri | None:
+        """Where it was reached last."""
+        text = self._known.get(node_id, {}).get("uri")
+        return PeerUri.parse(text) if isinstance(text, str) else None
+
+    def find(self, words: str, peers: Iterable[Peer]) -> str:
+        """The node id that a user means by a name, a node id, or the beginning of one.
+
+        A name that an inbound peer merely claims is not accepted: it could be anybody's.
+
+        Raises
+        ------
+        PeerNotConnected
+            Nobody, or more than one, is called so.
+        """
+        if is_node_id(words):
+            return words
+        dialled = {peer.node_id: peer.name for peer in peers if peer.outgoing}
+        known = {**dict.fromkeys(dialled, ""), **dict.fromkeys(self._known, "")}
+        given = self._rules().node_by_name(words)
+        found = {given} if given else {n for n, entry in self._known.items() if entry.get("name") == words}
+        if not found:
+            found = {node_id for node_id, name in dialled.items() if name == words}
+        if not found and len(words) >= 4:
+            found = {n for n in known if n.startswith(words) or n.removeprefix("dpc-node-").startswith(words)}
+        if len(found) == 1:
+            return found.pop()
+        if found:
+            raise PeerNotConnected(f"{label(words)!r} may be {' or '.join(sorted(found))}: use the node id.")
+        names = sorted({self.name_of(node_id) for node_id in known})
+        hint = f"Known: {', '.join(names)}." if names else "Connect first: %dpc_connect dpc://..."
+        raise PeerNotConnected(f"Peer {label(words)} is not connected. {hint}")
+
+
+def short(node_id: str) -> str:
+    """``dpc-node-51d3…e07a``."""
+    digits = node_id.removeprefix("dpc-node-")
+    return f"dpc-node-{digits[:4]}…{digits[-4:]}" if len(digits) > 8 else node_id
+
+
+def is_any_address(host: str) -> bool:
+    """Whether a listener on this host takes every address of the machine."""
+    try:
+        return not host or ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False

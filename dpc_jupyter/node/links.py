@@ -1,0 +1,237 @@
+"""Who is linked to this node: listening, dialling, admission, and the table of peers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+from typing import Protocol
+
+from dpc_jupyter.errors import ConnectError, HandshakeError
+from dpc_jupyter.identity import Identity, peer_key_from_der, peer_key_from_pem
+from dpc_jupyter.node.directory import PeerUri, is_any_address
+from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.protocol.connection import BadRequest, Connection
+from dpc_jupyter.protocol.handshake import SALT_BYTES
+from dpc_jupyter.protocol.messages import Ext, Message
+from dpc_jupyter.transports.base import ByteStream
+from dpc_jupyter.transports.tls import HalfOpen, Listener, TlsStream, client_context, dial, server_context
+
+# A lab's worth; each link costs about 350 KiB.
+PEERS_LIMIT = 1024
+# One user with that many notebooks open at once is a script.
+SESSIONS_PER_NODE = 16
+# Nodes that nobody has let in may knock, so that the owner sees them; the oldest makes room for the newest.
+STRANGERS_LIMIT = 16
+STRANGER_SESSIONS = 2
+
+
+class Node(Protocol):
+    """What the links tell the node that they belong to."""
+
+    def is_known(self, node_id: str, /) -> bool:
+        """Whether the access file lets this node in."""
+
+    def legacy_ok(self, node_id: str, /) -> bool:
+        """Whether this node may come without channel binding."""
+
+    def peer_opened(self, peer: Peer, /) -> None:
+        """A link is open."""
+
+    def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
+        """A message came."""
+
+    def peer_closed(self, peer: Peer, reason: str, /) -> None:
+        """An open link ended."""
+
+
+class Links:
+    """The links of one node. Peers are keyed by node id, session and who dialled: closing one touches no other."""
+
+    def __init__(self, identity: Identity, name: str, session: str, node: Node) -> None:
+        self._identity = identity
+        self._name = name
+        self._ext = Ext(1, session, stream=True)
+        self._node = node
+        self._client_context = client_context()
+        self._listener: Listener | None = None
+        self._half_open: dict[Peer, HalfOpen] = {}
+        self._dialling: dict[Peer, asyncio.Future[Peer]] = {}
+        self._peers: dict[tuple[str, str, bool], Peer] = {}
+        self._opened: set[Peer] = set()
+        self.uri: PeerUri | None = None
+
+    @property
+    def peers(self) -> list[Peer]:
+        """Every open link, oldest first."""
+        return list(self._peers.values())
+
+    def of(self, node_id: str) -> Peer | None:
+        """The link by which to ask a node: one that offers models before one that does not, then the newest."""
+        links = [peer for peer in self._peers.values() if peer.node_id == node_id]
+        return max(reversed(links), key=lambda peer: (bool(peer.offers), peer.outgoing), default=None)
+
+    def listen(self, host: str, port: int) -> PeerUri:
+        """Accept peers.
+
+        Raises
+        ------
+        ConnectError
+            No port near the wanted one is free.
+        """
+        context = server_context(self._identity.key_pem, self._identity.cert_pem)
+        listener = Listener(context, self._identity.cert_der, self._accepted)
+        listener.start(host, port)
+        self._listener = listener
+        shown = _primary_address() if is_any_address(host) else host
+        self.uri = PeerUri(shown, listener.port, self._identity.node_id)
+        return self.uri
+
+    async def connect(self, uri: PeerUri, timeout_s: float) -> Peer:
+        """Dial a peer and finish the handshake.
+
+        Raises
+        ------
+        ConnectError
+            Nobody answers there.
+        HandshakeError
+            Somebody else answers there, or the peer turned us away; the sentence says which.
+        """
+        linked = self.of(uri.node_id)
+        if linked is not None and linked.outgoing:
+            return linked
+        stream = await dial(uri.host, uri.port, self._client_context, timeout_s)
+        try:
+            found = peer_key_from_der(stream.server_cert_der).node_id
+            if found != uri.node_id:
+                raise HandshakeError(
+                    f"What answers at {uri.host}:{uri.port} is {found}, not {uri.node_id}. Nothing was sent. "
+                    "Ask the host's owner for its present address."
+                )
+        except HandshakeError:
+            stream.abort()
+            raise
+        peer = self.adopt_client(stream, uri.node_id)
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._dialling[peer]
+        except TimeoutError as error:
+            raise ConnectError(f"{uri.node_id} did not finish its handshake within {timeout_s:g} s.") from error
+        finally:
+            del self._dialling[peer]
+            if (peer.node_id, peer.session, True) not in self._peers:
+                peer.abort("the handshake did not finish")
+
+    def adopt_client(self, stream: ByteStream, server_id: str) -> Peer:
+        """Speak first on a stream whose server's key hash has been compared with `server_id`."""
+        connection = Connection(
+            self._identity,
+            name=self._name,
+            ext=self._ext,
+            load_key=peer_key_from_pem,
+            legacy_ok=self._node.legacy_ok,
+            server_id=server_id,
+            server_cert_der=stream.server_cert_der,
+        )
+        peer = Peer(stream, connection, self, outgoing=True)
+        self._dialling[peer] = asyncio.get_running_loop().create_future()
+        peer.start()
+        return peer
+
+    def adopt_server(self, stream: ByteStream) -> Peer:
+        """Challenge whoever is at the other end of a stream that reached us."""
+        connection = Connection(
+            self._identity,
+            name=self._name,
+            ext=self._ext,
+            load_key=peer_key_from_pem,
+            legacy_ok=self._node.legacy_ok,
+            salt=secrets.token_bytes(SALT_BYTES),
+        )
+        peer = Peer(stream, connection, self, outgoing=False)
+        peer.start()
+        return peer
+
+    def reconsider(self) -> None:
+        """The rules changed: who is a stranger may have, too."""
+        for peer in self.peers:
+            peer.stranger = not peer.outgoing and not self._node.is_known(peer.node_id)
+
+    async def close(self, reason: str) -> None:
+        """Stop listening, and say goodbye to everyone."""
+        if self._listener is not None:
+            await self._listener.close()
+        for peer in [*self._peers.values(), *self._half_open, *self._dialling]:
+            peer.close(reason)
+
+    def _accepted(self, stream: TlsStream, half_open: HalfOpen) -> None:
+        peer = self.adopt_server(stream)
+        if peer.closed:
+            half_open.done()
+        else:
+            self._half_open[peer] = half_open
+
+    def peer_authenticated(self, peer: Peer) -> None:
+        """From a link: its peer proved its id."""
+        if (half_open := self._half_open.pop(peer, None)) is not None:
+            half_open.done()
+        if not peer.outgoing:
+            peer.stranger = not self._node.is_known(peer.node_id)
+            if sentence := self._no_place_for(peer):
+                peer.refuse(sentence)
+                return
+            peer.admit()
+        key = (peer.node_id, peer.session, peer.outgoing)
+        if (older := self._peers.pop(key, None)) is not None:
+            older.close("replaced by a newer connection of the same session")
+        self._peers[key] = peer
+        self._opened.add(peer)
+        if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
+            waiting.set_result(peer)
+        self._node.peer_opened(peer)
+
+    def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
+        """From a link."""
+        self._node.peer_said(peer, message)
+
+    def peer_closed(self, peer: Peer, reason: str) -> None:
+        """From a link."""
+        if (half_open := self._half_open.pop(peer, None)) is not None:
+            half_open.done()
+        if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
+            waiting.set_exception(HandshakeError(f"No link to {peer.address}: {reason}"))
+        key = (peer.node_id, peer.session, peer.outgoing)
+        if self._peers.get(key) is peer:
+            del self._peers[key]
+        if peer in self._opened:
+            self._opened.remove(peer)
+            self._node.peer_closed(peer, reason)
+
+    def _no_place_for(self, newcomer: Peer) -> str:
+        inbound = [peer for peer in self._peers.values() if not peer.outgoing]
+        own = [peer for peer in inbound if peer.node_id == newcomer.node_id and peer.session != newcomer.session]
+        if len(own) >= (STRANGER_SESSIONS if newcomer.stranger else SESSIONS_PER_NODE):
+            return f"Your node has {len(own)} connections here already; close one."
+        if newcomer.stranger:
+            strangers = [peer for peer in inbound if peer.stranger]
+            if len(strangers) >= STRANGERS_LIMIT:
+                strangers[0].close("another node that is not let in needed the place")
+        elif len(inbound) >= PEERS_LIMIT:
+            return f"This host holds {PEERS_LIMIT} connections and takes no more now; try again later."
+        return ""
+
+
+def _primary_address() -> str:
+    """The address that this machine would use for the network; a datagram socket's connect sends nothing."""
+    targets: list[tuple[socket.AddressFamily, str]] = [
+        (socket.AF_INET, "192.0.2.1"),  # documentation addresses (RFC 5737, RFC 3849)
+        (socket.AF_INET6, "2001:db8::1"),
+    ]
+    for family, target in targets:
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((target, 9))
+                return str(probe.getsockname()[0])
+        except OSError:
+            continue
+    return "127.0.0.1"

@@ -1,0 +1,238 @@
+"""One link to one peer: pumps bytes between a stream and a conversation, and keeps the link alive."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Protocol
+
+from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
+from dpc_jupyter.protocol.connection import Authenticated, BadRequest, Connection, Event
+from dpc_jupyter.protocol.messages import Goodbye, Message, Ping, Pong, ProviderInfo, Unknown
+from dpc_jupyter.sanitize import label, plain
+from dpc_jupyter.transports.base import ByteStream
+
+PING_EVERY_S = 5.0
+# A notebook's kernel may hold the interpreter lock in one long computation; a dead TCP peer is known far sooner.
+SILENCE_S = 30.0
+# Answers wait in their outboxes, not here: what piles up beyond this is replies that the peer asks for and never reads.
+UNSENT_LIMIT_BYTES = 4 * 1024 * 1024
+# A node that nobody has let in: a D-PC Messenger sends 3 frames on connecting, and one question a second is answered.
+STRANGER_FRAMES_PER_S = 5.0
+STRANGER_FRAMES_AT_ONCE = 20.0
+
+
+class Owner(Protocol):
+    """The node, as far as a link needs it."""
+
+    def peer_authenticated(self, peer: Peer, /) -> None:
+        """The peer proved its id; a server must admit or refuse it now."""
+
+    def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
+        """A message came over an open link."""
+
+    def peer_closed(self, peer: Peer, reason: str, /) -> None:
+        """The link ended. Called once, for every link."""
+
+
+class Outbox(Protocol):
+    """Something with text to send when the link has room."""
+
+    def emit(self) -> None:
+        """Send what has collected, by `Peer.send`."""
+
+
+class Peer:
+    """One authenticated link, or one that is about to be.
+
+    Attributes
+    ----------
+    node_id : str
+        Proven; empty until then.
+    name : str
+        What the peer calls itself, sanitized; proves nothing.
+    session : str
+        Which of its running nodes this is; empty for a DPTP v1.5 peer.
+    outgoing : bool
+        We dialled.
+    offers : tuple of ProviderInfo
+        The models that the peer last said we may use.
+    rtt_s : float or None
+        Round trip in seconds, of the last PING.
+    stranger : bool
+        Nobody has let this node in: its frames are counted, and too many end the link.
+    """
+
+    def __init__(self, stream: ByteStream, connection: Connection, owner: Owner, *, outgoing: bool) -> None:
+        self._stream = stream
+        self._connection = connection
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._outboxes: dict[Outbox, None] = {}
+        self._flush_due = False
+        self._has_room = asyncio.Event()
+        self._has_room.set()
+        self._heard_at = time.monotonic()
+        self._timer: asyncio.TimerHandle | None = None
+        self._farewell = ""
+        self._frames_left, self._frames_at = STRANGER_FRAMES_AT_ONCE, self._heard_at
+        self.stranger = False
+        self.closed = False
+        self.outgoing = outgoing
+        self.node_id = self.name = self.session = ""
+        self.offers: tuple[ProviderInfo, ...] = ()
+        self.rtt_s: float | None = None
+
+    @property
+    def kind(self) -> str:
+        """How the peer is reached: ``TLS``."""
+        return self._stream.kind
+
+    @property
+    def address(self) -> str:
+        """Where it is."""
+        return self._stream.address
+
+    @property
+    def extended(self) -> bool:
+        """Whether it streams, queues and cancels, or is a plain DPTP v1.5 peer."""
+        return self._connection.extended
+
+    def start(self) -> None:
+        """Begin the conversation."""
+        self._schedule()
+        self._stream.attach(self)
+
+    def send(self, message: Message) -> None:
+        """Send with everything else that this turn of the loop produces; nothing when the link has ended.
+
+        Raises
+        ------
+        LocalProtocolError
+            The message is too large or not legal now.
+        """
+        if not self.closed:
+            self._connection.send(message)
+            self._schedule()
+
+    def send_when_room(self, outbox: Outbox) -> None:
+        """Call `outbox.emit` at the end of this turn, or once the peer has read enough."""
+        self._outboxes[outbox] = None
+        self._schedule()
+
+    async def room(self) -> None:
+        """Wait until the peer keeps up; at once when the link has ended."""
+        await self._has_room.wait()
+
+    def admit(self) -> None:
+        """Server: let the authenticated peer in."""
+        self._connection.admit()
+        self._opened()
+
+    def refuse(self, sentence: str) -> None:
+        """Server: turn it away, and say why."""
+        self._connection.refuse(sentence)
+        self.close(sentence)
+
+    def close(self, reason: str) -> None:
+        """End the link in order, telling an extended peer why."""
+        if self.closed:
+            return
+        self._farewell = self._farewell or reason
+        if self.extended and self.node_id:
+            with contextlib.suppress(LocalProtocolError):  # refused, or already said
+                self._connection.send(Goodbye(reason[:256]))
+        self._flush()
+        self._stream.close()
+
+    def abort(self, reason: str) -> None:
+        """End the link now."""
+        self._farewell = self._farewell or reason
+        self._stream.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """From the stream."""
+        self._heard_at = time.monotonic()
+        try:
+            for event in self._connection.receive_data(data):
+                self._take(event)
+        except RemoteProtocolError as error:
+            self._farewell = self._farewell or str(error)
+            self._flush()
+            self._stream.close()
+        else:
+            self._schedule()
+
+    def writable(self) -> None:
+        """From the stream."""
+        self._has_room.set()
+        self._schedule()
+
+    def stream_closed(self, reason: str) -> None:
+        """From the stream."""
+        self.closed = True
+        self._outboxes.clear()
+        self._has_room.set()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._owner.peer_closed(self, self._farewell or reason)
+
+    def _take(self, event: Event) -> None:
+        if self.stranger and not self._within_budget():
+            self.abort("it was not let in, and sent too many messages")
+        elif self.closed:
+            return
+        elif isinstance(event, Authenticated):
+            self.node_id, self.name = event.node_id, label(event.name)
+            self.session = "" if event.ext is None else event.ext.session
+            self._owner.peer_authenticated(self)
+            if self.outgoing:
+                self._opened()
+        elif isinstance(event, Ping):
+            self.send(Pong(event.timestamp))
+        elif isinstance(event, Pong):
+            self.rtt_s = max(0.0, time.monotonic() - event.timestamp)
+        elif isinstance(event, Goodbye):
+            self._farewell = self._farewell or f"it said goodbye: {plain(event.reason, 200) or 'no reason'}"
+            self._stream.close()
+        elif not isinstance(event, Unknown):
+            self._owner.peer_said(self, event)
+
+    def _within_budget(self) -> bool:
+        refill = (self._heard_at - self._frames_at) * STRANGER_FRAMES_PER_S
+        self._frames_left = min(self._frames_left + refill, STRANGER_FRAMES_AT_ONCE) - 1
+        self._frames_at = self._heard_at
+        return self._frames_left >= 0
+
+    def _opened(self) -> None:
+        self._schedule()
+        if self.extended and not self.closed:
+            self._keep_alive()
+
+    def _keep_alive(self) -> None:
+        now = time.monotonic()
+        if now - self._heard_at > SILENCE_S:
+            self.abort(f"it was silent for {SILENCE_S:g} s")
+            return
+        self.send(Ping(now))
+        self._timer = self._loop.call_later(PING_EVERY_S, self._keep_alive)
+
+    def _schedule(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self.closed:
+            return
+        if self._outboxes and self._has_room.is_set():
+            outboxes, self._outboxes = self._outboxes, {}
+            for outbox in outboxes:
+                outbox.emit()
+        data = self._connection.data_to_send()
+        if data and not self._stream.write(data):
+            self._has_room.clear()
+            if self._stream.unsent_bytes() > UNSENT_LIMIT_BYTES:
+                self.abort("it does not read what it asks for")

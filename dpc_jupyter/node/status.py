@@ -1,0 +1,87 @@
+"""Frozen snapshots of a node, for every face to draw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dpc_jupyter.protocol.messages import ProviderInfo
+
+
+@dataclass(frozen=True, slots=True)
+class PeerStatus:
+    """One link.
+
+    Attributes
+    ----------
+    name : str
+        What people here call it, or else what it calls itself.
+    kind : str
+        How it is reached: ``TLS``.
+    rtt_s : float or None
+        Round trip in seconds.
+    models : tuple of ProviderInfo
+        What it lets us use.
+    extended : bool
+        It streams, queues and cancels; else it is a plain DPTP v1.5 peer.
+    """
+
+    node_id: str
+    session: str
+    name: str
+    kind: str
+    address: str
+    outgoing: bool
+    extended: bool
+    rtt_s: float | None
+    models: tuple[ProviderInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RequestStatus:
+    """One open request, here or elsewhere. `waited_s` counts from its arrival."""
+
+    peer: str
+    peer_name: str
+    model: str
+    state: str
+    position: int | None
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """A node as it is now.
+
+    Attributes
+    ----------
+    uri : str or None
+        The address to give to a peer; None while the node does not listen.
+    sharing : bool
+        The access file says ``compute.enabled``.
+    access_error, ledger_error : str or None
+        Why the access file denies everyone, or why usage is not being noted.
+    serving, asking : tuple of RequestStatus
+        Requests of peers here, and ours elsewhere.
+    """
+
+    node_id: str
+    name: str
+    session: str
+    uri: str | None
+    sharing: bool
+    access_error: str | None
+    ledger_error: str | None
+    peers: tuple[PeerStatus, ...]
+    serving: tuple[RequestStatus, ...]
+    asking: tuple[RequestStatus, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEvent:
+    """Something happened: ``peer_connected``, ``peer_closed``, ``models_changed``, ``access_changed``,
+    ``access_requested``. `text` is one sentence, safe to print.
+    """
+
+    kind: str
+    node_id: str
+    text: str

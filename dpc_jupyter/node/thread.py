@@ -1,0 +1,189 @@
+"""A `CoreService` on its own event loop in a background thread: cells cannot block it, ipykernel cannot stall it."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import queue
+import sys
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from dpc_jupyter.errors import DpcError
+from dpc_jupyter.home import Home
+from dpc_jupyter.node.answer import Answer, AnswerStream, TextDelta
+from dpc_jupyter.node.core_service import CoreService
+from dpc_jupyter.node.status import NodeStatus
+from dpc_jupyter.protocol.messages import RemoteInferenceStatus
+
+T = TypeVar("T")
+_STOP_S = 5.0
+# How long the main thread sleeps at most before it looks for an interrupt; Python runs signal handlers between waits.
+_POLL_S = 0.05
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it exists, for its TLS; asyncio's elsewhere."""
+    if sys.platform == "win32":
+        return asyncio.new_event_loop()
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+class AnswerReader:
+    """An `AnswerStream` read from another thread.
+
+    Iterate for what comes, with None whenever nothing has come for `_POLL_S`; then `answer` is complete. Leaving the
+    loop by any exception, KeyboardInterrupt included, cancels the request.
+    """
+
+    def __init__(self, node: BackgroundNode, start: Callable[[], AnswerStream]) -> None:
+        self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._stream: AnswerStream | None = None
+        self._future = node.submit(self._pump(start))
+
+    async def _pump(self, start: Callable[[], AnswerStream]) -> Answer:
+        self._stream = start()
+        async for item in self._stream:
+            self._items.put(item)
+        return self._stream.answer
+
+    def __iter__(self) -> Iterator[RemoteInferenceStatus | TextDelta | None]:
+        self._future.add_done_callback(lambda _: self._items.put(StopIteration))
+        try:
+            while True:
+                try:
+                    item = self._items.get(timeout=_POLL_S)
+                except queue.Empty:
+                    yield None
+                    continue
+                if item is StopIteration:
+                    break
+                yield item
+        except BaseException:
+            self.cancel()
+            raise
+        self._future.result()
+
+    def cancel(self) -> None:
+        """Stop the request; returns at once."""
+        self._future.cancel()
+
+    @property
+    def answer(self) -> Answer | None:
+        """What has come so far; None if the request could not even be sent."""
+        return None if self._stream is None else self._stream.answer
+
+
+class _Aio:
+    """`CoreService`'s coroutines, awaitable from any event loop: ``await node.aio.send_ai_query(...)``."""
+
+    def __init__(self, node: BackgroundNode) -> None:
+        self._node = node
+
+    def __getattr__(self, name: str) -> Callable[..., asyncio.Future[Any]]:
+        method = getattr(self._node.service, name)
+
+        def call(*args: Any, **settings: Any) -> asyncio.Future[Any]:
+            return asyncio.wrap_future(self._node.submit(method(*args, **settings)))
+
+        return call
+
+
+class BackgroundNode:
+    """A node for a program that is not asynchronous itself, such as a notebook's cells.
+
+    Parameters
+    ----------
+    settings
+        As `CoreService`.
+
+    Attributes
+    ----------
+    service : CoreService
+        Only for use on its own loop: through `run`, `submit` or `aio`.
+    aio : object
+        Its coroutines for ``await`` in a cell.
+    """
+
+    def __init__(self, home: Home | None = None, **settings: Any) -> None:
+        self._loop = new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="dpc-node", daemon=True)
+        self._thread.start()
+        self.aio = _Aio(self)
+        try:
+            self.service = self._call(lambda: CoreService(home, **settings))
+        except BaseException:
+            self._end_loop()
+            raise
+        atexit.register(self.stop)
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not been stopped."""
+        return not self._loop.is_closed()
+
+    def start(self, listen: tuple[str, int] | None = None) -> None:
+        """As `CoreService.start`; a node that cannot start is stopped."""
+        try:
+            self.run(self.service.start(listen))
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """End links and thread; more than once does no harm."""
+        atexit.unregister(self.stop)
+        if not self.running:
+            return
+        try:
+            self.submit(self.service.stop()).result(_STOP_S)
+        except (TimeoutError, DpcError):
+            pass
+        finally:
+            self._end_loop()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start a coroutine on the node's loop."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the node's loop and wait; an interrupt cancels it."""
+        future = self.submit(work)
+        try:
+            while True:
+                try:
+                    return future.result(_POLL_S)
+                except TimeoutError:
+                    if future.done():
+                        raise
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def status(self) -> NodeStatus:
+        """As `CoreService.status`."""
+        return self._call(self.service.status)
+
+    def execute_ai_query(self, *args: Any, **settings: Any) -> AnswerReader:
+        """Ask, and read the answer as it comes; parameters as `CoreService.execute_ai_query`."""
+        return AnswerReader(self, lambda: self.service.execute_ai_query(*args, **settings))
+
+    def send_ai_query(self, *args: Any, **settings: Any) -> Answer:
+        """Ask, and wait for the whole answer; parameters as `CoreService.send_ai_query`."""
+        return self.run(self.service.send_ai_query(*args, **settings))
+
+    def _call(self, function: Callable[[], T]) -> T:
+        async def on_loop() -> T:
+            return function()
+
+        return self.run(on_loop())
+
+    def _end_loop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_STOP_S)
+        if not self._thread.is_alive():
+            self._loop.close()

@@ -1,0 +1,1 @@
+"""DPTP v1.5 and our extensions, as data: no sockets, clocks, files or asyncio."""

@@ -1,0 +1,145 @@
+"""Bytes to frames and back, with strict limits (DPTP v1.5 section 1).
+
+A frame is its payload's length as 10 ASCII digits, then that many bytes of UTF-8 JSON holding one object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
+
+HEADER_BYTES = 10
+# A HELLO with an RSA-4096 certificate takes 4 KiB. OpenSSH bounds its pre-authentication packets at 32 KiB.
+LIMIT_BEFORE_AUTHENTICATION_BYTES = 16 * 1024
+# A 200 kB prompt with a phone-sized picture fits. gRPC's default is 4 MiB, websockets' and nginx's are 1 MiB.
+LIMIT_BYTES = 1024 * 1024
+# The deepest DPTP message has 6 levels. JSON parsers in the field stop at 32 (Redis) to 1000 (nlohmann, Python).
+MAX_DEPTH = 32
+
+_HEADER = re.compile(rb"[0-9]{10}")
+
+
+def encode_frame(payload: bytes) -> bytes:
+    """Put the length header before a payload.
+
+    Raises
+    ------
+    LocalProtocolError
+        The payload is over `LIMIT_BYTES`, which every peer refuses.
+    """
+    if len(payload) > LIMIT_BYTES:
+        raise LocalProtocolError(
+            f"This message has {len(payload):,} bytes; a frame holds {LIMIT_BYTES:,}. "
+            "Shorten the prompt, or send a smaller image."
+        )
+    return b"%010d" % len(payload) + payload
+
+
+class FrameDecoder:
+    """Collects bytes and gives back whole payloads; holds at most one frame of `limit_bytes` and one read.
+
+    Attributes
+    ----------
+    limit_bytes : int
+        Raised by the connection once the peer is authenticated.
+    """
+
+    def __init__(self, limit_bytes: int = LIMIT_BEFORE_AUTHENTICATION_BYTES) -> None:
+        self.limit_bytes = limit_bytes
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield every payload that is complete once `data` is added.
+
+        Raises
+        ------
+        RemoteProtocolError
+            The header is not ten digits, or announces more than `limit_bytes`. Nothing of it is buffered.
+        """
+        buffer = self._buffer
+        buffer += data
+        while len(buffer) >= HEADER_BYTES:
+            header = bytes(buffer[:HEADER_BYTES])
+            if not _HEADER.fullmatch(header):
+                raise RemoteProtocolError("The peer does not speak DPTP: a frame's header is ten digits.")
+            end = HEADER_BYTES + int(header)
+            if end - HEADER_BYTES > self.limit_bytes:
+                raise RemoteProtocolError(
+                    f"The peer announced a frame of {int(header):,} bytes; the limit is {self.limit_bytes:,}."
+                )
+            if len(buffer) < end:
+                return
+            payload = bytes(buffer[HEADER_BYTES:end])
+            del buffer[:end]
+            yield payload
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError("a number is out of range")
+    return value
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in one object")
+    return found
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite).decode
+
+
+def _check_depth(text: str) -> None:
+    depth, in_string, escaped = 0, False, False
+    for char in text:
+        if in_string:
+            if escaped:
+                escaped = False
+            elif char == "\\":
+                escaped = True
+            elif char == '"':
+                in_string = False
+        elif char == '"':
+            in_string = True
+        elif char in "[{":
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        elif char in "]}":
+            depth -= 1
+
+
+def decode_object(payload: bytes) -> dict[str, Any]:
+    """Parse one payload strictly.
+
+    The standard library's parser is used, not msgspec's, because only it can see a duplicate key.
+
+    Raises
+    ------
+    RemoteProtocolError
+        Not UTF-8, not JSON, not an object, NaN or infinite, a duplicate key, a lone surrogate, or too deep.
+    """
+    try:
+        text = payload.decode("utf-8")
+        if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
+            _check_depth(text)
+        found = _decode(text)
+        if b"\\u" in payload:
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
+    except (ValueError, RecursionError) as error:
+        # UnicodeError is a ValueError. Its text is not repeated: it may quote the peer's bytes.
+        raise RemoteProtocolError("The peer sent a frame that is not strict JSON.") from error
+    if not isinstance(found, dict):
+        raise RemoteProtocolError("The peer sent a frame that is not a JSON object.")
+    return found

@@ -1,0 +1,1 @@
+"""A byte stream to a peer, however it is reached."""
