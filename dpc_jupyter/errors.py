@@ -11,9 +11,12 @@ class DpcError(Exception):
     code : str
         The stable word for this kind of failure. It travels as ``code`` in a REMOTE_INFERENCE_RESPONSE,
         so that the asking side raises the class that the serving side meant.
+    partial : node.answer.Answer or None
+        What had come when a request for a whole answer failed.
     """
 
     code = "error"
+    partial: object = None
 
     @property
     def sentence(self) -> str:

@@ -85,7 +85,8 @@ _SCHEMA = """
 CREATE TABLE IF NOT EXISTS requests (
     id TEXT, role TEXT, peer TEXT, model TEXT, provider TEXT, started_at REAL, queue_s REAL, first_token_s REAL,
     total_s REAL, prompt_tokens INTEGER, response_tokens INTEGER, outcome TEXT, writer TEXT);
-CREATE INDEX IF NOT EXISTS requests_by_peer ON requests (role, peer, started_at);
+CREATE INDEX IF NOT EXISTS tokens_by_peer
+    ON requests (role, peer, started_at, writer, prompt_tokens, response_tokens);
 """
 _INSERT = f"INSERT INTO requests ({_COLUMNS}, writer) VALUES ({', '.join('?' * (len(fields(Entry)) + 1))})"  # noqa: S608
 _TOKENS_OF_OTHERS = """

@@ -307,7 +307,7 @@ terms = st.fixed_dictionaries({}, optional={"allowed_models": patterns, "_note":
 @st.composite
 def documents(draw: st.DrawFn) -> Document:
     groups = draw(st.dictionaries(st.sampled_from("fgh"), st.lists(st.sampled_from(NODES)), max_size=3))
-    compute = {
+    compute: Document = {
         "enabled": draw(st.booleans()),
         "allow_nodes": draw(st.lists(st.sampled_from(NODES), max_size=3)),
         "allow_groups": draw(st.lists(st.sampled_from("fgh"), max_size=3)),

@@ -209,6 +209,13 @@ def test_raised_limits_start_what_waits_and_lowered_ones_stop_nothing(queue: Fai
     assert queue.finish(2) == [3]
 
 
+def test_a_new_slot_goes_to_who_waited_first(queue: FairQueue) -> None:
+    submit(queue, 1, "anna")
+    submit(queue, 2, "bob")
+    assert submit(queue, 3, "carl", slots=2) == Queued(2, None)
+    assert queue.finish(1) == [2, 3]
+
+
 def test_a_hundred_thousand_nodes_are_forgotten(queue: FairQueue, clock: Clock) -> None:
     tracemalloc.start()
     for key in range(100_000):
@@ -250,17 +257,12 @@ class Fairness(RuleBasedStateMachine):
         self.running: dict[int, tuple[str, str]] = {}
         self.waiting: dict[int, tuple[str, str]] = {}
         self.admitted: dict[str, list[float]] = {node: [] for node in NODES}
-        self.passed: dict[int, list[str]] = {}
         self.next = 0
 
     def start(self, keys: list[Hashable]) -> None:
         for key in cast(list[int], keys):
-            node, backend = self.running[key] = self.waiting.pop(key)
+            node, _ = self.running[key] = self.waiting.pop(key)
             assert self.count(self.running, 0, node) <= self.limits[node].running
-            self.passed.pop(key)
-            for other, (waiter, lane) in self.waiting.items():
-                if lane == backend and waiter != node:
-                    self.passed[other].append(node)
 
     @staticmethod
     def count(among: dict[int, tuple[str, str]], place: int, name: str) -> int:
@@ -282,7 +284,7 @@ class Fairness(RuleBasedStateMachine):
             return
         assert len(minute) < limits.requests_per_minute
         self.admitted[node] = [*minute, self.clock.now]
-        self.waiting[key], self.passed[key] = (node, backend), []
+        self.waiting[key] = (node, backend)
         if isinstance(answer, Started):
             self.start([key])
         else:
@@ -302,7 +304,6 @@ class Fairness(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted({**self.running, **self.waiting})))
         self.running.pop(key, None)
         self.waiting.pop(key, None)
-        self.passed.pop(key, None)
         self.start(self.queue.cancel(key))
 
     @rule(node=st.sampled_from(NODES))

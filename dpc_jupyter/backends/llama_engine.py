@@ -94,8 +94,7 @@ class Engine:
             if self._running is None or (self._running.done() and not self._alive()):
                 self._running = asyncio.create_task(self._start())
                 self._running.add_done_callback(_retrieve)  # all who asked may have gone meanwhile
-            # One who goes away does not end the start for the others.
-            yield await asyncio.shield(self._running)
+            yield await self._started(self._running)
         finally:
             self._leases -= 1
             if not self._leases:
@@ -110,6 +109,12 @@ class Engine:
             await asyncio.wait([starting])
         if self._ending is not None:
             await self._ending
+
+    async def _started(self, starting: asyncio.Task[RunningEngine]) -> RunningEngine:
+        await asyncio.wait([starting])  # one who goes away does not end the start for the others
+        if starting.cancelled():
+            raise BackendError(f"The embedded engine for {self._model.name} was closed while it loaded.")
+        return starting.result()
 
     def _alive(self) -> RunningEngine | None:
         task = self._running

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -44,6 +44,8 @@ class Registry:
     ----------
     backends : sequence of Backend
         In order of preference; aliases are unique.
+    discover : callable, optional
+        Finds the backends when they are first needed, so that a node that only asks peers looks for no engine.
     fresh_s : float
         For so many seconds what the engines listed is taken as it was.
     clock : callable
@@ -51,9 +53,15 @@ class Registry:
     """
 
     def __init__(
-        self, backends: Sequence[Backend], *, fresh_s: float = FRESH_S, clock: Callable[[], float] = time.monotonic
+        self,
+        backends: Sequence[Backend] = (),
+        *,
+        discover: Callable[[], Awaitable[Sequence[Backend]]] | None = None,
+        fresh_s: float = FRESH_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.backends = tuple(backends)
+        self._discover = discover
         self._fresh_s = fresh_s
         self._clock = clock
         self._snapshot = _Snapshot()
@@ -121,6 +129,8 @@ class Registry:
         await asyncio.shield(self._refresh())  # one who goes away does not end it for the others
 
     async def _ask_all(self) -> None:
+        if self._discover is not None:
+            self.backends, self._discover = tuple(await self._discover()), None
         answers = await asyncio.gather(*(_ask(backend) for backend in self.backends))
         offers: list[Offer] = []
         reasons: dict[str, str] = {}
@@ -156,7 +166,7 @@ class Registry:
         return ModelNotFound(f"Model '{model}' not found" + (f". {fix}" if fix else ""))
 
 
-async def open_registry(config: Mapping[str, Any] | None, folder: Path) -> Registry:
+def open_registry(config: Mapping[str, Any] | None, folder: Path) -> Registry:
     """The registry for a parsed ``providers.json``, or for a host without one.
 
     Parameters
@@ -171,7 +181,9 @@ async def open_registry(config: Mapping[str, Any] | None, folder: Path) -> Regis
     ConfigError
         Names the entry and what to change.
     """
-    return Registry(await default_backends(folder) if config is None else backends_from(config, folder))
+    if config is None:
+        return Registry(discover=lambda: default_backends(folder))
+    return Registry(backends_from(config, folder))
 
 
 async def _ask(backend: Backend) -> list[ModelInfo] | InferenceError:
@@ -182,6 +194,8 @@ async def _ask(backend: Backend) -> list[ModelInfo] | InferenceError:
         return error
     except TimeoutError:
         return BackendError(f"{backend.alias} does not answer. Restart it, or remove it from providers.json.")
+    except Exception as error:  # one engine's bug must not hide the others' models
+        return BackendError(f"{backend.alias} failed with {type(error).__name__}.")
 
 
 def _keys(backend: Backend, info: ModelInfo) -> Iterator[tuple[str | None, str | None]]:

@@ -59,7 +59,7 @@ class Access:
             A date, a UTC time, or a span like ``7d`` or ``12h`` from now.
         """
         node_id = self.node_id_of(who)
-        given = name or (None if who == node_id or self.rules.name_of(node_id) else label(who))
+        given = name or (None if who == node_id or self.rules.name_of(node_id) != node_id else label(who))
         until = _moment(expires)
         self.rules = self._home.edit_access(
             lambda document: firewall.allow(document, node_id, name=given, models=models, group=group, expires=until)

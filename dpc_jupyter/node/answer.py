@@ -215,10 +215,15 @@ class AnswerStream:
 
     # What a reader sees.
 
-    def __aiter__(self) -> AsyncIterator[RemoteInferenceStatus | TextDelta]:
-        return self
+    async def __aiter__(self) -> AsyncIterator[RemoteInferenceStatus | TextDelta]:
+        # A generator, because Python closes one when its loop is left early.
+        try:
+            while (item := await self._next()) is not None:
+                yield item
+        finally:
+            self.cancel()
 
-    async def __anext__(self) -> RemoteInferenceStatus | TextDelta:
+    async def _next(self) -> RemoteInferenceStatus | TextDelta | None:
         while True:
             if self._taken != (len(self._text), len(self._thinking)):
                 text, thinking = self._taken
@@ -230,13 +235,9 @@ class AnswerStream:
             if self.done:
                 if self.error is not None:
                     raise self.error
-                raise StopAsyncIteration
+                return None
             self._waiter = self._loop.create_future()
-            try:
-                await self._waiter
-            except asyncio.CancelledError:
-                self.cancel()
-                raise
+            await self._waiter
 
     async def aclose(self) -> None:
         """Stop reading; an open request is cancelled."""
@@ -250,8 +251,12 @@ class AnswerStream:
         DpcError
             As the iteration does.
         """
-        async for _ in self:
-            pass
+        try:
+            async for _ in self:
+                pass
+        except DpcError as error:
+            error.partial = self.answer
+            raise
         return self.answer
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import platform
 import time
 import uuid
@@ -14,7 +15,7 @@ from typing import Any, Self
 import msgspec
 
 from dpc_jupyter.backends.base import Finished, Generation
-from dpc_jupyter.backends.registry import Registry
+from dpc_jupyter.backends.registry import Registry, open_registry
 from dpc_jupyter.errors import Busy, DpcError, InferenceError, InvalidRequest, PeerNotConnected
 from dpc_jupyter.home import Home
 from dpc_jupyter.ledger import Entry, Ledger
@@ -49,6 +50,10 @@ WATCH_EVERY_S = 0.3
 # Models come and go on an engine without telling; peers are told again when the list differs.
 OFFERS_EVERY_S = 10.0
 STRANGER_REQUEST_EVERY_S = 1.0
+# What a PROVIDERS_RESPONSE may hold; Ollama's whole public library has about 200 names.
+OFFERS_LIMIT = 512
+
+_log = logging.getLogger(__name__)
 
 
 class CoreService:
@@ -73,13 +78,14 @@ class CoreService:
         self.directory = Directory(self.home, lambda: self.access.rules)
         self.ledger = Ledger(self.home.ledger_path)
         self._watch = self.home.watch()
-        self._registry = registry or Registry.from_home(self.home.read_providers(), self.home.models_folder)
+        self._registry = registry or open_registry(self.home.read_providers(), self.home.models_folder)
         self._links = Links(self.identity, self.name, self.session, self)
         self._requester = Requester()
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._asking: dict[AnswerStream, None] = {}
-        self._offer_waiters: dict[Peer, list[asyncio.Future[None]]] = {}
+        self._offer_waiters: dict[Peer, asyncio.Event] = {}
         self._offered: dict[Peer, tuple[ProviderInfo, ...]] = {}
+        self._offering: dict[Peer, bool] = {}
         self._stranger_asked_at: dict[str, float] = {}
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -93,8 +99,30 @@ class CoreService:
             Host (empty: every address) and first port to try; ``("", DEFAULT_PORT)`` to share.
         """
         if listen is not None:
-            self._links.listen(*listen)
+            await self.listen(*listen)
         self._spawn(self._watch_files())
+
+    async def listen(self, host: str, port: int) -> PeerUri:
+        """Accept peers from now on; a node that listens already stays where it is.
+
+        Parameters
+        ----------
+        host : str
+            Empty for every address.
+        port : int
+            The first one to try; 0 for any.
+
+        Returns
+        -------
+        PeerUri
+            The address to give away.
+
+        Raises
+        ------
+        ConnectError
+            No port near the wanted one is free.
+        """
+        return self._links.uri or self._links.listen(host, port)
 
     async def stop(self, reason: str = "the node is shutting down") -> None:
         """End every request and link, stop our engines, and write what is unwritten."""
@@ -170,12 +198,11 @@ class CoreService:
             )
         assert host is not None
         peer = self._peer(host)
-        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._offer_waiters.setdefault(peer, []).append(answered)
+        answered = self._offer_waiters.setdefault(peer, asyncio.Event())
         peer.send(GetProviders())
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
-                await answered
+                await answered.wait()
         return peer.offers
 
     def _peer(self, host: str) -> Peer:
@@ -293,6 +320,8 @@ class CoreService:
                         stream.finish(Outcome(model.name, backend.alias, usage, event.finish_reason, event.digest))
                         break
                     stream.take_delta(event.text, event.thinking)
+            if not stream.done:
+                stream.finish(Outcome(model.name, backend.alias))
         except DpcError as error:
             stream.fail(error)
         except Exception as error:
@@ -359,13 +388,12 @@ class CoreService:
         self._host.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
         self._offered.pop(peer, None)
-        for waiter in self._offer_waiters.pop(peer, []):
-            if not waiter.done():
-                waiter.set_result(None)
+        if (waiting := self._offer_waiters.pop(peer, None)) is not None:
+            waiting.set()
         self._tell("peer_closed", peer.node_id, f"{name} disconnected: {reason}.")
 
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
-        if peer.stranger:
+        if not self.is_known(peer.node_id):
             now = time.monotonic()
             if now - self._stranger_asked_at.get(peer.node_id, -1e9) < STRANGER_REQUEST_EVERY_S:
                 self._host.refuse(peer, request.request_id, Busy("Busy: one request a second until you are let in."))
@@ -380,20 +408,35 @@ class CoreService:
         what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
         self._tell("access_requested", peer.node_id, what)
 
+    async def _note_pending(self, node_id: str, name: str, model: str) -> None:
+        try:
+            await asyncio.to_thread(self.home.note_pending, node_id, name, model, time.time())
+        except DpcError as error:
+            _log.warning("a refused node is not noted: %s", error)
+
     async def _offer(self, peer: Peer, *, asked: bool) -> None:
-        offers = await self._host.offers_for(peer.node_id)
-        if asked or offers != self._offered.get(peer):
+        if peer in self._offering:
+            self._offering[peer] |= asked
+            return
+        self._offering[peer] = asked
+        try:
+            offers = await self._host.offers_for(peer.node_id)
+        except DpcError as error:
+            _log.warning("models cannot be listed: %s", error)
+            offers = ()
+        finally:
+            asked = self._offering.pop(peer)
+        if not peer.closed and (asked or offers != self._offered.get(peer)):
             self._offered[peer] = offers
-            peer.send(ProvidersResponse(offers))
+            peer.send(ProvidersResponse(offers[:OFFERS_LIMIT]))
 
     def _take_offers(self, peer: Peer, offers: tuple[ProviderInfo, ...]) -> None:
         cleaned = tuple(
             msgspec.structs.replace(o, alias=plain(o.alias), model=plain(o.model), type=label(o.type)) for o in offers
         )
         changed, peer.offers = cleaned != peer.offers, cleaned
-        for waiter in self._offer_waiters.pop(peer, []):
-            if not waiter.done():
-                waiter.set_result(None)
+        if (waiting := self._offer_waiters.pop(peer, None)) is not None:
+            waiting.set()
         if changed:
             self._tell("models_changed", peer.node_id, f"{self.directory.name_of(peer)} offers {len(offers)} models.")
 
@@ -406,15 +449,15 @@ class CoreService:
             changed = await asyncio.to_thread(self._watch.changed)
             if changed:
                 self.access.reload()
-                self._links.reconsider()
                 error = self.access.rules.error
                 self._tell("access_changed", self.identity.node_id, error or "The access file has changed.")
             # Without a change too: a permission may have expired.
+            self._links.reconsider()
             self._host.reconsider()
             if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
                 offered_at = time.monotonic()
                 for peer in list(self._offered):
-                    await self._offer(peer, asked=False)
+                    self._spawn(self._offer(peer, asked=False))
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
@@ -428,7 +471,11 @@ class CoreService:
     def _tell(self, kind: str, node_id: str, text: str) -> None:
         event = NodeEvent(kind, node_id, plain(text))
         for callback in list(self._subscribers):
-            callback(event)
+            try:
+                callback(event)
+            except Exception:
+                # Somebody's drawing code must not end the node's own work.
+                _log.exception("a subscriber failed on %s", kind)
 
     def status(self) -> NodeStatus:
         """The node as it is now."""

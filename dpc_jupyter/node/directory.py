@@ -98,7 +98,8 @@ class Directory:
     def name_of(self, peer: Peer | str) -> str:
         """What to call a node: the name given here, else the claimed one, else its short id."""
         node_id = peer if isinstance(peer, str) else peer.node_id
-        given = self._rules().name_of(node_id) or self._known.get(node_id, {}).get("name")
+        owners = self._rules().name_of(node_id)
+        given = owners if owners != node_id else self._known.get(node_id, {}).get("name")
         claimed = peer.name if isinstance(peer, Peer) else ""
         return label(given or claimed) or short(node_id)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import datetime as dt
 import hashlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
@@ -18,7 +19,9 @@ from dpc_jupyter.errors import (
     AccessDenied,
     BackendError,
     Busy,
+    ConfigError,
     DpcError,
+    InferenceError,
     InvalidRequest,
     LocalProtocolError,
     PeerLost,
@@ -43,6 +46,8 @@ from dpc_jupyter.scheduling import FairQueue, Queued, Refused
 OPEN_LIMIT = 64
 # Text of one request that waits for a slow reader; beyond it the engine is made to wait.
 OUTBOX_CHARS = 32 * 1024
+# A peer that answers PING but reads nothing of its answer must not hold a slot; as long as its own idle clock.
+READ_STALL_S = 60.0
 DENIED = "Access denied: You are not authorized to request inference"
 
 
@@ -55,6 +60,7 @@ class _Serving:
     arrived_at: float
     model: str = ""
     provider: str = ""
+    context_window: int | None = None
     state: str = "resolving"
     position: int | None = None
     may_start: asyncio.Event = field(default_factory=asyncio.Event)
@@ -74,6 +80,7 @@ class _Serving:
         return self.request.stream and self.peer.extended
 
     def add(self, text: str, thinking: str) -> None:
+        text, thinking = _encodable(text), _encodable(thinking)
         if text:
             self.text.append(text)
         if thinking:
@@ -88,7 +95,7 @@ class _Serving:
         self.text.clear()
         self.thinking.clear()
         self.pending_chars = 0
-        self.digest.update(text.encode("utf-8", "surrogatepass"))
+        self.digest.update(text.encode())
         while text or thinking:
             piece, text = text[:OUTBOX_CHARS], text[OUTBOX_CHARS:]
             thought, thinking = thinking[:OUTBOX_CHARS], thinking[OUTBOX_CHARS:]
@@ -192,11 +199,18 @@ class Host:
                 self._stop(serving, PeerLost("The asker's connection ended."))
 
     def reconsider(self) -> None:
-        """The rules or the date changed: stop what is no longer allowed."""
+        """The rules or the date may have changed: stop what is no longer allowed, and apply the limits to the rest."""
         rules, now = self._rules(), dt.datetime.now(dt.UTC)
         for serving in self.servings:
             if serving.model and not rules.can_request_inference(serving.peer.node_id, serving.model, now):
                 self._stop(serving, Revoked("The host's owner has withdrawn the permission for this request."))
+        for node_id in {serving.peer.node_id for serving in self._open.values()}:
+            self._may_start(self._queue.relimit(node_id, rules.limits_for(node_id)))
+
+    def _may_start(self, started: list[Hashable]) -> None:
+        for serving in started:
+            assert isinstance(serving, _Serving)
+            serving.may_start.set()
 
     async def stop(self) -> None:
         """Stop every request, and wait until each engine has let go."""
@@ -213,8 +227,8 @@ class Host:
     async def _serve(self, serving: _Serving) -> None:
         request, peer = serving.request, serving.peer
         backend, model = await self._resolve(peer, request)
-        serving.model, serving.provider = model.name, backend.alias
-        generation = Generation(model.name, _conversation(request), request.options.clamped())
+        serving.model, serving.provider, serving.context_window = model.name, backend.alias, model.context_window
+        generation = Generation(model.name, _conversation(request, model), request.options.clamped())
         await self._take_place(serving, backend)
         serving.started_at = time.monotonic()
         serving.tell("loading" if model.warm is False else "running")
@@ -233,9 +247,16 @@ class Host:
                     await asyncio.sleep(0)
                 elif serving.streams and serving.pending_chars > OUTBOX_CHARS:
                     await asyncio.sleep(0)
-                    await peer.room()
+                    await self._room(peer)
         if serving.streams:
-            await peer.room()
+            await self._room(peer)
+
+    async def _room(self, peer: Peer) -> None:
+        try:
+            async with asyncio.timeout(READ_STALL_S):
+                await peer.room()
+        except TimeoutError:
+            peer.abort("it does not read what it asks for")
 
     async def _resolve(self, peer: Peer, request: RemoteInferenceRequest) -> tuple[Backend, ModelInfo]:
         """The engine and model that would run, if this peer may use them (never the words of the request alone)."""
@@ -263,7 +284,11 @@ class Host:
         limits = self._rules().limits_for(node_id)
         used = 0
         if limits.tokens_per_day is not None:
-            used = await asyncio.to_thread(self._ledger.tokens_today, node_id, time.time())
+            try:
+                used = await asyncio.to_thread(self._ledger.tokens_today, node_id, time.time())
+            except ConfigError as error:
+                # Its sentence names a path of this machine, which is the owner's to read in the status.
+                raise Busy("Busy: this host cannot count your daily tokens now; tell its owner.") from error
         place = self._queue.submit(
             serving,
             node_id,
@@ -297,9 +322,7 @@ class Host:
         self._open_of[peer] -= 1
         if not self._open_of[peer]:
             del self._open_of[peer]
-        for started in self._queue.finish(serving):
-            assert isinstance(started, _Serving)
-            started.may_start.set()
+        self._may_start(self._queue.finish(serving))
         if serving.state not in ("resolving", "refused"):
             self._tell_positions()
         error = _error_of(serving, task)
@@ -344,6 +367,7 @@ class Host:
             prompt_tokens=done.prompt_tokens,
             response_tokens=done.response_tokens,
             tokens_used=(done.prompt_tokens or 0) + (done.response_tokens or 0),
+            model_max_tokens=serving.context_window,
             finish_reason=done.finish_reason,
             model_digest=done.digest,
             timings=timings,
@@ -360,19 +384,35 @@ class Host:
 
 
 def _error_of(serving: _Serving, task: asyncio.Task[None]) -> DpcError | None:
+    if serving.cause is not None:
+        return serving.cause
     if task.cancelled():
-        return serving.cause or RequestCancelled("The host is shutting down.")
+        return RequestCancelled("The host is shutting down.")
     error = task.exception()
-    if error is None or isinstance(error, DpcError):
+    if error is None or isinstance(error, InferenceError):
         return error
     # A bug of ours or of an engine's client: its type may be told, its text may quote the prompt.
     return BackendError(f"The host failed with {type(error).__name__}; its owner can look at its log.")
 
 
-def _conversation(request: RemoteInferenceRequest) -> tuple[ChatMessage, ...]:
+def _encodable(text: str) -> str:
+    """An engine that cuts a character in two must not end the answer: half a surrogate pair becomes ``?``."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _conversation(request: RemoteInferenceRequest, model: ModelInfo) -> tuple[ChatMessage, ...]:
     turns = request.messages or (ChatMessage("user", request.prompt),)
     if request.images:
         turns = (*turns[:-1], ChatMessage(turns[-1].role, turns[-1].content, turns[-1].images + request.images))
-    if not any(turn.content.strip() or turn.images for turn in turns):
+    images = [image for turn in turns for image in turn.images]
+    if images and not model.supports_vision:
+        raise InvalidRequest(f"{model.name} does not take images: choose a model with vision.")
+    for image in images:
+        # Some engines' clients open a text that happens to be a path.
+        try:
+            base64.b64decode(image.base64, validate=True)
+        except ValueError as error:
+            raise InvalidRequest("An image is not base64: send its bytes, never a path or URL.") from error
+    if not images and not any(turn.content.strip() for turn in turns):
         raise InvalidRequest("The prompt is empty: write a question.")
     return turns

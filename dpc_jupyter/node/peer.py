@@ -73,10 +73,9 @@ class Peer:
         self._flush_due = False
         self._has_room = asyncio.Event()
         self._has_room.set()
-        self._heard_at = time.monotonic()
+        self._silent_beats = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._farewell = ""
-        self._frames_left, self._frames_at = STRANGER_FRAMES_AT_ONCE, self._heard_at
+        self._frames_left, self._frames_at = STRANGER_FRAMES_AT_ONCE, time.monotonic()
         self.stranger = False
         self.closed = False
         self.outgoing = outgoing
@@ -139,28 +138,26 @@ class Peer:
         """End the link in order, telling an extended peer why."""
         if self.closed:
             return
-        self._farewell = self._farewell or reason
         if self.extended and self.node_id:
             with contextlib.suppress(LocalProtocolError):  # refused, or already said
                 self._connection.send(Goodbye(reason[:256]))
-        self._flush()
-        self._stream.close()
+        self._hang_up(reason)
 
     def abort(self, reason: str) -> None:
         """End the link now."""
-        self._farewell = self._farewell or reason
         self._stream.abort()
+        self._end(reason)
 
     def data_received(self, data: bytes) -> None:
         """From the stream."""
-        self._heard_at = time.monotonic()
+        self._silent_beats = 0
+        if self.closed:
+            return
         try:
             for event in self._connection.receive_data(data):
                 self._take(event)
         except RemoteProtocolError as error:
-            self._farewell = self._farewell or str(error)
-            self._flush()
-            self._stream.close()
+            self._hang_up(str(error))
         else:
             self._schedule()
 
@@ -171,12 +168,23 @@ class Peer:
 
     def stream_closed(self, reason: str) -> None:
         """From the stream."""
+        self._end(reason)
+
+    def _hang_up(self, reason: str) -> None:
+        self._flush()
+        self._stream.close()
+        self._end(reason)
+
+    def _end(self, reason: str) -> None:
+        """Over for everyone here, at once; the stream may still drain, for seconds if the peer does not read."""
+        if self.closed:
+            return
         self.closed = True
         self._outboxes.clear()
         self._has_room.set()
         if self._timer is not None:
             self._timer.cancel()
-        self._owner.peer_closed(self, self._farewell or reason)
+        self._owner.peer_closed(self, reason)
 
     def _take(self, event: Event) -> None:
         if self.stranger and not self._within_budget():
@@ -194,15 +202,15 @@ class Peer:
         elif isinstance(event, Pong):
             self.rtt_s = max(0.0, time.monotonic() - event.timestamp)
         elif isinstance(event, Goodbye):
-            self._farewell = self._farewell or f"it said goodbye: {plain(event.reason, 200) or 'no reason'}"
-            self._stream.close()
+            self._hang_up(f"it said goodbye: {plain(event.reason, 200) or 'no reason'}")
         elif not isinstance(event, Unknown):
             self._owner.peer_said(self, event)
 
     def _within_budget(self) -> bool:
-        refill = (self._heard_at - self._frames_at) * STRANGER_FRAMES_PER_S
+        now = time.monotonic()
+        refill = (now - self._frames_at) * STRANGER_FRAMES_PER_S
         self._frames_left = min(self._frames_left + refill, STRANGER_FRAMES_AT_ONCE) - 1
-        self._frames_at = self._heard_at
+        self._frames_at = now
         return self._frames_left >= 0
 
     def _opened(self) -> None:
@@ -211,11 +219,13 @@ class Peer:
             self._keep_alive()
 
     def _keep_alive(self) -> None:
-        now = time.monotonic()
-        if now - self._heard_at > SILENCE_S:
+        # Beats are counted, not seconds: when this process itself stalls, only one beat is late, and what the peer
+        # sent meanwhile is read before the next.
+        self._silent_beats += 1
+        if self._silent_beats > SILENCE_S / PING_EVERY_S:
             self.abort(f"it was silent for {SILENCE_S:g} s")
             return
-        self.send(Ping(now))
+        self.send(Ping(time.monotonic()))
         self._timer = self._loop.call_later(PING_EVERY_S, self._keep_alive)
 
     def _schedule(self) -> None:

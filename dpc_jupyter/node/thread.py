@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import queue
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from dpc_jupyter.errors import DpcError
@@ -22,6 +23,7 @@ T = TypeVar("T")
 _STOP_S = 5.0
 # How long the main thread sleeps at most before it looks for an interrupt; Python runs signal handlers between waits.
 _POLL_S = 0.05
+_CANCEL_S = 0.2
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -43,16 +45,16 @@ class AnswerReader:
     def __init__(self, node: BackgroundNode, start: Callable[[], AnswerStream]) -> None:
         self._items: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._stream: AnswerStream | None = None
+        self._node = node
         self._future = node.submit(self._pump(start))
+        self._future.add_done_callback(lambda _: self._items.put(None))
 
-    async def _pump(self, start: Callable[[], AnswerStream]) -> Answer:
+    async def _pump(self, start: Callable[[], AnswerStream]) -> None:
         self._stream = start()
         async for item in self._stream:
             self._items.put(item)
-        return self._stream.answer
 
     def __iter__(self) -> Iterator[RemoteInferenceStatus | TextDelta | None]:
-        self._future.add_done_callback(lambda _: self._items.put(StopIteration))
         try:
             while True:
                 try:
@@ -60,7 +62,7 @@ class AnswerReader:
                 except queue.Empty:
                     yield None
                     continue
-                if item is StopIteration:
+                if item is None:
                     break
                 yield item
         except BaseException:
@@ -69,8 +71,15 @@ class AnswerReader:
         self._future.result()
 
     def cancel(self) -> None:
-        """Stop the request; returns at once."""
-        self._future.cancel()
+        """Stop the request, and wait the moment until its `answer` is the last word."""
+        with contextlib.suppress(DpcError, TimeoutError, CancelledError):
+            self._node.submit(self._cancel()).result(_CANCEL_S)
+
+    async def _cancel(self) -> None:
+        if self._stream is None:
+            self._future.cancel()
+        else:
+            self._stream.cancel()
 
     @property
     def answer(self) -> Answer | None:
@@ -147,7 +156,16 @@ class BackgroundNode:
             self._end_loop()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Start a coroutine on the node's loop."""
+        """Start a coroutine on the node's loop.
+
+        Raises
+        ------
+        DpcError
+            The node is stopped.
+        """
+        if not self.running:
+            work.close()
+            raise DpcError("The node is stopped: start it again with %dpc_start.")
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -158,8 +176,8 @@ class BackgroundNode:
                 try:
                     return future.result(_POLL_S)
                 except TimeoutError:
-                    if future.done():
-                        raise
+                    if future.done():  # by the wait or by the work: its own outcome says
+                        return future.result()
         except KeyboardInterrupt:
             future.cancel()
             raise
@@ -183,7 +201,19 @@ class BackgroundNode:
         return self.run(on_loop())
 
     def _end_loop(self) -> None:
+        # Whoever still waits for a task from another thread gets its cancellation, not silence.
+        with contextlib.suppress(TimeoutError):
+            asyncio.run_coroutine_threadsafe(_end_tasks(), self._loop).result(_STOP_S)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_STOP_S)
         if not self._thread.is_alive():
             self._loop.close()
+
+
+async def _end_tasks() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    if others:
+        await asyncio.wait(others, timeout=1)
+    await asyncio.get_running_loop().shutdown_asyncgens()

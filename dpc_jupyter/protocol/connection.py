@@ -145,7 +145,10 @@ class Connection:
             raise LocalProtocolError(f"{type(message).__name__} cannot be sent in {self.state.name}")
         if type(message) in messages.EXTENSIONS and not self.extended:
             raise LocalProtocolError(f"{type(message).__name__} needs an extension that the peer did not offer")
-        self._out.append(encode_frame(_encode(message)))
+        try:
+            self._out.append(encode_frame(_encode(message)))
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError("This text holds half of a surrogate pair, which UTF-8 cannot carry.") from error
         if isinstance(message, messages.Goodbye):
             self.state = State.CLOSED
 

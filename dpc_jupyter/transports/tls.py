@@ -30,6 +30,8 @@ HALF_OPEN_LIMIT = 64
 HALF_OPEN_PER_ADDRESS = 8
 # From accept to a finished HELLO; OpenSSH gives 120 s for a password, a key needs none.
 HANDSHAKE_S = 5.0
+# For the peer to answer our closing; asyncio's 30 s would let one that never reads hold a descriptor as long.
+_SHUTDOWN_S = 2.0
 _WRITE_HIGH_BYTES = 256 * 1024
 
 
@@ -153,7 +155,13 @@ async def dial(host: str, port: int, context: ssl.SSLContext, timeout_s: float) 
     try:
         async with asyncio.timeout(timeout_s):
             _, stream = await loop.create_connection(
-                lambda: TlsStream(where), host, port, ssl=context, server_hostname="", ssl_handshake_timeout=timeout_s
+                lambda: TlsStream(where),
+                host,
+                port,
+                ssl=context,
+                server_hostname="",
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=_SHUTDOWN_S,
             )
     except TimeoutError as error:
         raise ConnectError(
@@ -323,7 +331,11 @@ class Listener:
         stream = TlsStream(address, self._own_cert_der)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                lambda: stream, sock, ssl=self._context, ssl_handshake_timeout=HANDSHAKE_S
+                lambda: stream,
+                sock,
+                ssl=self._context,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=_SHUTDOWN_S,
             )
         except BaseException as error:
             half_open.done()

@@ -75,7 +75,7 @@ class StubServer:
         if reply.then != "end":
             return False
         writer.write(b"0\r\n\r\n")
-        return True
+        return b"connection: close" not in head.lower()
 
 
 @asynccontextmanager

@@ -1,0 +1,100 @@
+"""What a node costs in memory: in a notebook's kernel, and for a peer that does nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import textwrap
+from pathlib import Path
+
+from benchmarks.measure import Sample, interleave, median, own_memory_bytes, resident_bytes
+from benchmarks.rows import Row, row
+from benchmarks.setting import IDLE_IDENTITIES, Setting
+from benchmarks.stub import MODEL
+
+# The node as the extension runs it, without its faces.
+_NODE = """
+    from pathlib import Path
+    from dpc_jupyter.backends.registry import Registry
+    from dpc_jupyter.home import Home
+    from dpc_jupyter.node.thread import BackgroundNode
+    node = BackgroundNode(Home(Path({home!r})), registry=Registry([]))
+    node.start()
+    node.run(node.service.connect({uri!r}))
+    answer = node.send_ai_query('hello', {host!r}, model={model!r}, options={{'max_tokens': 16}})
+    assert answer.usage.response_tokens == 16, answer
+"""
+
+
+async def kernel(setting: Setting) -> list[Row]:
+    """What one remote question adds to a fresh kernel of ipykernel."""
+
+    async def once() -> Sample:
+        return {"mb": await asyncio.to_thread(_added_mb, setting)}
+
+    found = await interleave(1 if setting.quick else 3, {"kernel": once})
+    return [row("memory added to a kernel", "MB", median(found["kernel"], "mb"), "<= 40")]
+
+
+async def idle_peer(setting: Setting) -> list[Row]:
+    """200 links that do nothing, from one process to one host: what each costs either end."""
+    return await asyncio.to_thread(_idle_peer, setting)
+
+
+def _idle_peer(setting: Setting) -> list[Row]:
+    count, before = (20, 4) if setting.quick else (200, 16)
+    host, uri = setting.host("idle-host")
+    homes = [str(setting.folder(f"asker{number}")) for number in range(IDLE_IDENTITIES)]
+    asker = setting.processes.module("peers.ours", "idle", uri, *homes)
+    asker.read()
+    ends = {"host": host.pid, "asker": asker.pid}
+    asker.ask(before)  # what the first links load is not the others' cost
+    began = {end: own_memory_bytes(pid) for end, pid in ends.items()}
+    asker.ask(count)
+    rows = [
+        row(f"an idle peer, {end}'s end", "KiB", (own_memory_bytes(pid) - began[end]) / count / 1024, "<= 350")
+        for end, pid in ends.items()
+    ]
+    setting.processes.end(asker.pid)
+    setting.processes.end(host.pid)
+    return rows
+
+
+def _added_mb(setting: Setting) -> float:
+    from jupyter_client.manager import start_new_kernel
+
+    setting.node_id("asker6")
+    uri = setting.ours.uri
+    node = textwrap.dedent(_NODE).format(
+        home=str(setting.folder("asker6")), uri=uri, host=uri.partition("node_id=")[2], model=MODEL
+    )
+    manager, client = start_new_kernel(
+        kernel_name="python3", cwd=str(Path(__file__).parent.parent), stderr=subprocess.DEVNULL
+    )
+    try:
+        _execute(client, "import os")
+        pid = int(_execute(client, "print(os.getpid())"))
+        if pid == os.getpid():
+            raise RuntimeError("the kernel runs in this process")
+        before = resident_bytes(pid)
+        _execute(client, node)
+        return (resident_bytes(pid) - before) / 1e6
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def _execute(client: object, code: str) -> str:
+    printed: list[str] = []
+
+    def hook(message: dict[str, object]) -> None:
+        content = message["content"]
+        assert isinstance(content, dict)
+        if message["msg_type"] == "stream":
+            printed.append(content["text"])
+
+    reply = client.execute_interactive(code, output_hook=hook, timeout=60)  # type: ignore[attr-defined]
+    if reply["content"]["status"] != "ok":
+        raise RuntimeError(f"the kernel: {reply['content'].get('ename')}: {reply['content'].get('evalue')}")
+    return "".join(printed)

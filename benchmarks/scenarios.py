@@ -1,0 +1,259 @@
+"""What is measured, and against whom: one function a scenario, and the targets that each is judged by."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
+
+from benchmarks.measure import Sample, cpu_s, interleave, median, median_ratio, percentile
+from benchmarks.peers.base import Asker
+from benchmarks.peers.ours import OurAsker
+from benchmarks.rows import Row, missing, row
+from benchmarks.setting import ECHO, HTTP, IN_FRONT, LITELLM, NGINX, OURS, SSH, Setting
+from benchmarks.stub import MODEL_ONE_SLOT, TOKEN_CHARS, made_at, now_ns
+
+_TOKENS_PER_S = 100
+_STREAMS = 256
+
+
+async def request(setting: Setting) -> list[Row]:
+    """One whole request of one token, and the echo of a message of its size."""
+    echo = await setting.echo()
+
+    async def one_token() -> None:
+        async with aclosing(setting.ours.ask(1)) as pieces:
+            async for _ in pieces:
+                pass
+
+    count, rounds = (20, 2) if setting.quick else (300, 15)
+    found = await interleave(
+        rounds,
+        {
+            OURS: lambda: _p50_us(one_token, count),
+            ECHO: lambda: _p50_us(echo.round_trip, count),
+        },
+    )
+    echo.close()
+    return _rows("request p50, engine in process", "µs", found, "p50", [(OURS, ECHO, "<= 3")])
+
+
+async def first_token(setting: Setting) -> list[Row]:
+    """From asking to the first piece of text, of 16 tokens that the engine has at once."""
+    names = [name for name in (OURS, IN_FRONT, HTTP, NGINX, SSH, LITELLM) if name in setting.askers]
+
+    def contender(name: str) -> Callable[[], Awaitable[Sample]]:
+        count = 5 if setting.quick else 15 if name == LITELLM else 100
+        return lambda: _first_token_us(setting.askers[name], count)
+
+    found = await interleave(2 if setting.quick else 9, {name: contender(name) for name in names})
+    return [
+        *_rows("added time to first token, engine in process", "µs", found, "p50", [(OURS, HTTP, "<= 1.0")]),
+        *_rows(
+            "added time to first token, our host in front of an HTTP engine",
+            "µs",
+            found,
+            "p50",
+            [(IN_FRONT, HTTP, "<= 2.5"), (IN_FRONT, LITELLM, "<= 0.1"), (IN_FRONT, NGINX, ""), (IN_FRONT, SSH, "")],
+        ),
+    ]
+
+
+async def throughput(setting: Setting) -> list[Row]:
+    """An engine that has its tokens at once: how fast one connection carries them, each delivered as text."""
+    counts = {OURS: 32_000, HTTP: 10_000, NGINX: 10_000, LITELLM: 500}
+
+    def contender(name: str) -> Callable[[], Awaitable[Sample]]:
+        count = counts[name] // 20 if setting.quick else counts[name]
+        return lambda: _tokens_per_s(setting.askers[name], count)
+
+    names = [name for name in counts if name in setting.askers]
+    found = await interleave(2 if setting.quick else 7, {name: contender(name) for name in names})
+    against = [(OURS, NGINX, ">= 1.5"), (OURS, LITELLM, ">= 50"), (OURS, HTTP, "")]
+    return _rows("streamed tokens/s, one connection", "1/s", found, "tokens_per_s", against)
+
+
+async def token_latency(setting: Setting) -> list[Row]:
+    """From the moment that the engine made a token to the moment that the asker's code has it; one stream."""
+    count = 20 if setting.quick else 200
+    names = [name for name in (OURS, HTTP, NGINX, SSH) if name in setting.askers]
+
+    def contender(name: str) -> Callable[[], Awaitable[Sample]]:
+        return lambda: _latency_us([setting.askers[name]], 1, count, _TOKENS_PER_S)
+
+    found = await interleave(2 if setting.quick else 8, {name: contender(name) for name in names})
+    pace = f"at {_TOKENS_PER_S} tokens/s"
+    return [
+        *_rows(f"latency a token {pace}, p50", "µs", found, "p50", [(OURS, NGINX, "<= 1.0"), (OURS, HTTP, "")]),
+        *_rows(
+            f"latency a token {pace}, p99", "µs", found, "p99", [(OURS, SSH, "<= 0.2"), (OURS, NGINX, ""), (OURS, HTTP, "")]
+        ),
+    ]
+
+
+async def streams(setting: Setting) -> list[Row]:
+    """256 streams at once, and what a token costs the host; then slower, until the machine keeps up on both sides."""
+    rows: list[Row] = []
+    many, seconds, rounds = (16, 0.5, 2) if setting.quick else (_STREAMS, 4, 3)
+    for per_s in [20] if setting.quick else [_TOKENS_PER_S, 50, 25]:
+        count = int(per_s * seconds)
+        ours, http = setting.crowd, [setting.askers[HTTP]]
+        found = await interleave(
+            rounds,
+            {
+                OURS: lambda: _crowd(ours, many, count, per_s, setting.host_pid),  # noqa: B023
+                HTTP: lambda: _crowd(http, many, count, per_s, setting.engine_pid),  # noqa: B023
+            },
+        )
+        wanted = per_s == _TOKENS_PER_S or setting.quick
+        name = f"{many} streams at {per_s} tokens/s"
+        rows += _rows(f"{name}, p99", "ms", found, "p99_ms", [(OURS, HTTP, "<= 0.5" if wanted else "")])
+        rows += _rows(f"{name}, host CPU a token", "µs", found, "cpu_us", [(OURS, HTTP, "<= 0.7" if wanted else "")])
+        rows += _rows(f"{name}, tokens/s that arrived", "1/s", found, "per_s", [(OURS, HTTP, "")])
+        slow = [
+            f"{who} ({median(found[who], 'per_s'):,.0f} of {many * per_s:,} tokens/s)"
+            for who in found
+            if median(found[who], "per_s") < 0.95 * many * per_s
+        ]
+        if not slow:
+            setting.notes.append(f"{name}: both sides keep up.")
+            break
+        setting.notes.append(f"{name}: this machine is too slow for {' and '.join(slow)}.")
+    return rows
+
+
+async def connect(setting: Setting) -> list[Row]:
+    """From nothing to the first reply: TCP, TLS, who is who, one request; the echo has the first two and a message."""
+
+    async def ours() -> None:
+        await setting.ours.reconnect()
+        async for _ in setting.ours.ask(1):
+            pass
+
+    async def floor() -> None:
+        nonlocal echo
+        echo = await setting.echo()
+        await echo.round_trip()
+
+    async def hang_up() -> None:
+        echo.close()
+
+    echo = await setting.echo()
+    count, rounds = (3, 2) if setting.quick else (20, 9)
+    found = await interleave(
+        rounds,
+        {
+            OURS: lambda: _p50_us(ours, count, before=setting.ours.disconnect),
+            ECHO: lambda: _p50_us(floor, count, before=hang_up),
+        },
+    )
+    echo.close()
+    return _rows("connect to first reply (RSA-2048)", "µs", found, "p50", [(OURS, ECHO, "<= 2.5")])
+
+
+async def interrupt(setting: Setting) -> list[Row]:
+    """From the asker's interrupt until the next in line runs in the freed slot, seen by the token it makes."""
+    asker = setting.ours
+
+    async def one_token() -> None:
+        async for _ in asker.ask(1):
+            pass
+
+    async def once() -> float:
+        running = asker.query(10_000, _TOKENS_PER_S, MODEL_ONE_SLOT)
+        waiting = asker.query(1, 0, MODEL_ONE_SLOT)
+        while not running.answer.text or waiting.status is None:
+            await asyncio.sleep(0.001)
+        stopped_ns = now_ns()
+        running.cancel()
+        text = (await waiting.complete()).text
+        return (made_at(text)[0] - stopped_ns) / 1000
+
+    count, rounds = (2, 2) if setting.quick else (10, 7)
+
+    async def interrupts() -> Sample:
+        return {"p50": percentile([await once() for _ in range(count)], 50)}
+
+    found = await interleave(rounds, {OURS: interrupts, "request p50": lambda: _p50_us(one_token, 20 * count)})
+    return _rows("interrupt to slot free", "µs", found, "p50", [(OURS, "request p50", "<= 20")])
+
+
+def _rows(
+    metric: str, unit: str, found: dict[str, list[Sample]], key: str, against: Sequence[tuple[str, str, str]]
+) -> list[Row]:
+    rows = []
+    for ours, peer, target in against:
+        if peer not in found:
+            rows.append(missing(metric, unit, target, peer))
+            continue
+        mine, theirs = found[ours], found[peer]
+        ratio = median_ratio(mine, theirs, key)
+        rows.append(
+            row(metric, unit, median(mine, key), target, peer=median(theirs, key), peer_name=peer, ratio=ratio)
+        )
+    return rows
+
+
+async def _p50_us(
+    act: Callable[[], Awaitable[None]], count: int, before: Callable[[], Awaitable[None]] | None = None
+) -> Sample:
+    taken = []
+    for _ in range(count):
+        if before is not None:
+            await before()
+        began = now_ns()
+        await act()
+        taken.append((now_ns() - began) / 1000)
+    return {"p50": percentile(taken, 50)}
+
+
+async def _first_token_us(asker: Asker, count: int) -> Sample:
+    taken = []
+    for _ in range(count):
+        began, first = now_ns(), 0
+        async for _ in asker.ask(16):
+            first = first or now_ns()
+        taken.append((first - began) / 1000)
+    return {"p50": percentile(taken, 50)}
+
+
+async def _tokens_per_s(asker: Asker, count: int) -> Sample:
+    began, chars = now_ns(), 0
+    async for text in asker.ask(count):
+        chars += len(text)
+    if chars != count * TOKEN_CHARS:
+        raise RuntimeError(f"{asker.name} lost tokens: {chars / TOKEN_CHARS:g} of {count}")
+    return {"tokens_per_s": count / ((now_ns() - began) / 1e9)}
+
+
+async def _latencies_us(asker: Asker, count: int, per_s: int) -> list[float]:
+    found: list[float] = []
+    async for text in asker.ask(count, per_s):
+        now = now_ns()
+        found += [(now - made) / 1000 for made in made_at(text)]
+    if len(found) != count:
+        raise RuntimeError(f"{asker.name} lost tokens: {len(found)} of {count}")
+    return found
+
+
+async def _latency_us(askers: Sequence[Asker], many: int, count: int, per_s: int) -> Sample:
+    each = await asyncio.gather(
+        *(_latencies_us(askers[number % len(askers)], count, per_s) for number in range(many))
+    )
+    found = [latency for stream in each for latency in stream]
+    return {"p50": percentile(found, 50), "p99": percentile(found, 99)}
+
+
+async def _crowd(askers: Sequence[OurAsker] | Sequence[Asker], many: int, count: int, per_s: int, pid: int) -> Sample:
+    # A first, short round opens the connections: who has pools pays for them here.
+    await _latency_us(askers, many, 2, per_s)
+    began, spent = now_ns(), cpu_s(pid)
+    sample = await _latency_us(askers, many, count, per_s)
+    took_s = (now_ns() - began) / 1e9
+    tokens = many * count
+    return {
+        "p99_ms": sample["p99"] / 1000,
+        "cpu_us": (cpu_s(pid) - spent) / tokens * 1e6,
+        # The first step may be up to one period away.
+        "per_s": tokens / max(took_s - 0.5 / per_s, count / per_s),
+    }

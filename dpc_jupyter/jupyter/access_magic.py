@@ -1,0 +1,87 @@
+"""``%dpc_firewall``: who may use this machine's models."""
+
+from __future__ import annotations
+
+import time
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from dpc_jupyter.jupyter.arguments import parse
+from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.jupyter.one_line import UsageError, one_line
+from dpc_jupyter.jupyter.tables import show_table
+from dpc_jupyter.wording import LET_IN_HEAD, allow_command, asked_for, let_in
+
+ACTIONS = ("show", "on", "off", "allow", "deny", "explain", "pending")
+
+
+@magics_class
+class AccessMagics(Magics):
+    """Reads and edits the access file; a running node follows at once."""
+
+    def __init__(self, shell: InteractiveShell, notebook: Notebook) -> None:
+        super().__init__(shell)
+        self._notebook = notebook
+
+    @line_magic
+    @one_line
+    @magic_arguments()
+    @argument("action", nargs="?", choices=ACTIONS, default="show")
+    @argument("who", nargs="?", help="a node id, a name in the access file, or the name of one that asked")
+    @argument("what", nargs="?", metavar="model", help="for deny and explain: this model alone")
+    @argument("--model", action="append", help="for allow: only this model, * at the end for a family; may be repeated")
+    @argument("--name", help="for allow: what to call the node here")
+    @argument("--group", help="for allow: let it in as a member of this group")
+    @argument("--for", dest="span", metavar="SPAN", help="for allow: 12h, 7d, a date, or never")
+    def dpc_firewall(self, line: str) -> None:
+        """See and say who may use this machine's models.
+
+        Examples::
+
+            %dpc_firewall on
+            %dpc_firewall pending
+            %dpc_firewall allow dpc-node-... --name anna --model llama3-70b --for 7d
+            %dpc_firewall explain anna llama3-70b
+            %dpc_firewall deny anna
+            %dpc_firewall off
+        """
+        wanted = parse(self, "dpc_firewall", line)
+        access = self._notebook.access
+        if wanted.action in ("allow", "deny", "explain") and not wanted.who:
+            raise UsageError(f"Who? %dpc_firewall {wanted.action} with a node id or a name; pending lists who asked.")
+        if wanted.action in ("on", "off"):
+            access.set_sharing(wanted.action == "on")
+            print(f"Sharing is {wanted.action}.")
+        elif wanted.action == "allow":
+            models = (*(wanted.model or ()), *([wanted.what] if wanted.what else ()))
+            node_id = access.allow(wanted.who, name=wanted.name, models=models, group=wanted.group, expires=wanted.span)
+            print(access.explain(node_id).reason)
+        elif wanted.action == "deny":
+            node_id = access.deny(wanted.who, wanted.what)
+            print(access.explain(node_id, wanted.what).reason)
+        elif wanted.action == "explain":
+            print(access.explain(wanted.who, wanted.what).reason)
+        elif wanted.action == "pending":
+            self._show_pending()
+        else:
+            self._show()
+
+    def _show(self) -> None:
+        rules = self._notebook.access.rules
+        if rules.error:
+            print(f"Nobody is let in: {rules.error}")
+            return
+        print(f"Sharing is {'on' if rules.enabled else 'off: nobody is let in. %dpc_firewall on turns it on'}.")
+        if rows := let_in(self._notebook.home.access_document(), rules):
+            show_table(LET_IN_HEAD, rows)
+        else:
+            print("Nobody is listed yet: %dpc_firewall allow NODE_ID --name NAME")
+
+    def _show_pending(self) -> None:
+        asked = self._notebook.access.pending()
+        for node_id, entry in asked.items():
+            print(f"{asked_for(node_id, entry, time.time())} {allow_command('%dpc_firewall', node_id, entry)}")
+        if not asked:
+            print("Nobody has asked and been refused.")

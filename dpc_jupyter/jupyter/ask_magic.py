@@ -1,0 +1,137 @@
+"""``%dpc_ask`` and ``%%dpc_ask``: a cell asks a model, and the answer streams into it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from dpc_jupyter.jupyter.arguments import fill_in, parse, parse_leading
+from dpc_jupyter.jupyter.notebook import Conversation, Notebook
+from dpc_jupyter.jupyter.one_line import UsageError, one_line
+from dpc_jupyter.jupyter.tables import show_table
+from dpc_jupyter.protocol.messages import ChatMessage, Image
+from dpc_jupyter.sanitize import label
+from dpc_jupyter.wording import read_image
+
+LAST = "_dpc"
+
+
+@magics_class
+class AskMagics(Magics):
+    """Asking, and the conversations that asking keeps."""
+
+    def __init__(self, shell: InteractiveShell, notebook: Notebook) -> None:
+        super().__init__(shell)
+        self._shell = shell
+        self._notebook = notebook
+
+    @line_cell_magic
+    @no_var_expand
+    @needs_local_scope
+    @one_line
+    @magic_arguments()
+    @argument("-H", "--host", help="whom to ask: a peer's name or node id, or local; default: what %%dpc_host says")
+    @argument("-m", "--model", help="model; default: the first one that the host lets you use")
+    @argument("-p", "--provider", help="which of the host's engines, by its alias")
+    @argument("-s", "--system", help="system prompt, in quotes")
+    @argument("-t", "--temperature", type=float, help="0 (the likeliest word each time) to 2")
+    @argument("--max-tokens", type=int, metavar="N", help="longest answer; default: 2048")
+    @argument("--seed", type=int, metavar="N", help="same number, same answer, where the engine can")
+    @argument("--timeout", type=float, metavar="SECONDS", help="longest silence, 60 by default; time in line is free")
+    @argument("-c", "--conversation", metavar="NAME", help="go on from what was said under this name, and remember")
+    @argument("-o", "--output", metavar="VARIABLE", help="keep the Answer under this name too")
+    @argument("--raw", action="store_true", help="show plain text and nothing else")
+    @argument("--image", metavar="FILE", action="append", help="a picture of yours for the model; may be repeated")
+    def dpc_ask(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> None:
+        """Ask a model, here or on a peer's machine; the answer streams into the cell.
+
+        Examples::
+
+            %dpc_ask What's a Kuramoto model?
+
+            %%dpc_ask --host anna --model llama3-70b -t 0.2 -o ideas
+            Give three quest ideas for {game}, one line each.
+
+        {game} takes the notebook's variable; an unknown name, other braces and LaTeX stay as typed.
+        The Answer (text, model, host, usage, timings, error) is kept as _dpc, also when the request
+        failed or was stopped. To stop, interrupt the kernel. A prompt that begins with a dash goes
+        behind --.
+        """
+        variables = {**self._notebook.variables, **(local_ns or {})}
+
+        def fill(text: str) -> str:
+            return fill_in(text, variables, self._shell)
+
+        options, rest = parse_leading(self, "dpc_ask", line, fill)
+        if cell is not None and rest:
+            raise UsageError(f"{label(rest)!r} is no option: the prompt of %%dpc_ask begins on the next line.")
+        prompt = fill(rest if cell is None else cell).strip()
+        if not prompt and not options.image:
+            raise UsageError("Nothing is asked: write a prompt behind %dpc_ask, or below %%dpc_ask.")
+        if options.output is not None and not options.output.isidentifier():
+            raise UsageError(f"{label(options.output)!r} cannot be a variable: use letters, digits and _.")
+        self._ask(prompt, options)
+
+    def _ask(self, prompt: str, options: Any) -> None:
+        from dpc_jupyter.jupyter.display import CellAnswer
+        from dpc_jupyter.jupyter.streaming import Face, TerminalFace, ask
+        from dpc_jupyter.terminal import TerminalAnswer
+
+        images = [read_image(Path(name)) for name in options.image or ()]
+        talk = self._notebook.conversations.get(options.conversation, Conversation())
+        system = options.system or talk.system
+        sampling = {"temperature": options.temperature, "max_tokens": options.max_tokens, "seed": options.seed}
+        in_kernel = getattr(self._shell, "kernel", None) is not None
+        face: Face = (
+            CellAnswer(raw=options.raw) if in_kernel else TerminalFace(TerminalAnswer(sys.stdout, quiet=options.raw))
+        )
+        answer, failure = ask(
+            self._notebook.node(),
+            face,
+            options.host or self._notebook.host,
+            prompt=prompt,
+            model=options.model,
+            provider=options.provider,
+            system=system,
+            messages=talk.turns,
+            images=images,
+            options={name: value for name, value in sampling.items() if value is not None},
+            timeout_s=options.timeout,
+        )
+        for name in {LAST, options.output or LAST}:
+            self._notebook.variables[name] = answer
+        if failure is not None:
+            raise failure
+        if options.conversation:
+            asked = ChatMessage("user", prompt, tuple(Image(**image) for image in images))  # type: ignore[arg-type]
+            turns = (*talk.turns, asked, ChatMessage("assistant", answer.text))
+            self._notebook.conversations[options.conversation] = Conversation(system, turns)
+
+    @line_magic
+    @one_line
+    @magic_arguments()
+    @argument("action", nargs="?", choices=("list", "show", "clear"), default="list")
+    @argument("name", nargs="?", help="which conversation; clear without a name forgets all")
+    def dpc_conversation(self, line: str) -> None:
+        """List, show or forget what ``%dpc_ask -c NAME`` remembers."""
+        wanted = parse(self, "dpc_conversation", line)
+        kept = self._notebook.conversations
+        if wanted.name is not None and wanted.name not in kept:
+            known = f"there are {', '.join(map(label, kept))}." if kept else "begin one with %dpc_ask -c NAME."
+            raise UsageError(f"No conversation is called {label(wanted.name)}: {known}")
+        if wanted.action == "clear":
+            for name in [wanted.name] if wanted.name else list(kept):
+                del kept[name]
+        elif wanted.action == "show" or wanted.name:
+            if not wanted.name:
+                raise UsageError("Which one? %dpc_conversation show NAME")
+            show_table(("Who", "Said"), [(turn.role, turn.content) for turn in kept[wanted.name].turns])
+        elif kept:
+            show_table(("Conversation", "Questions"), [(name, len(talk.turns) // 2) for name, talk in kept.items()])
+        else:
+            print("No conversation yet: begin one with %dpc_ask -c NAME.")

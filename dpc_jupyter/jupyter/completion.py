@@ -1,0 +1,91 @@
+"""Tab completion behind the magics: their flags, and the hosts and models that are known now."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Iterable
+from types import SimpleNamespace
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics
+
+from dpc_jupyter.errors import DpcError
+from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
+from dpc_jupyter.node.directory import Directory
+
+
+class Completer:
+    """Answers IPython's ``complete_command`` hook; never asks a peer, so that Tab never waits for one."""
+
+    def __init__(self, notebook: Notebook) -> None:
+        self._notebook = notebook
+        self._parsers: dict[str, argparse.ArgumentParser] = {}
+
+    def install(self, shell: InteractiveShell, magics: Iterable[Magics]) -> None:
+        """Complete every magic that reads arguments."""
+        for group in magics:
+            for name in {*group.magics["line"], *group.magics["cell"]}:
+                if (parser := getattr(getattr(group, name), "parser", None)) is not None:
+                    self._parsers[name] = parser
+                    for percent in ("%", "%%"):
+                        shell.set_hook("complete_command", self._complete, str_key=f"{percent}{name}")
+
+    def _complete(self, _shell: InteractiveShell, event: SimpleNamespace) -> list[str]:
+        before = event.text_until_cursor.split()
+        word = "" if event.text_until_cursor.endswith((" ", "\t")) else before.pop()
+        if not before:
+            return []  # the magic's own name, which IPython completes
+        name, typed = before[0].lstrip("%"), before[1:]
+        # IPython hands over what follows the last of its delimiters, and ':' is one: only that part may come back.
+        head = word[: len(word) - len(event.symbol)] if word.endswith(event.symbol) else word
+        found = (each for each in self._candidates(name, typed, word) if each.startswith(word) and each != word)
+        return [each[len(head) :] for each in found]
+
+    def _candidates(self, name: str, typed: list[str], word: str) -> list[str]:
+        parser = self._parsers[name]
+        options = parser._option_string_actions
+        if word.startswith("-"):
+            return sorted(flag for flag in options if flag.startswith("--"))
+        action = options.get(typed[-1]) if typed else None
+        if action is not None and action.nargs != 0:
+            kind = action.dest
+        else:
+            positional = parser._get_positional_actions()
+            place = sum(not each.startswith("-") for each in typed)
+            if place >= len(positional):
+                return []
+            kind = positional[place].dest
+            if (choices := positional[place].choices) is not None:
+                return sorted(map(str, choices))
+        if kind == "host":
+            return [*self._peers(), LOCAL]
+        if kind in ("peer", "where", "who"):
+            return self._peers()
+        if kind in ("model", "what"):
+            return self._models(typed)
+        return sorted(self._notebook.conversations) if kind in ("conversation", "name") else []
+
+    def _peers(self) -> list[str]:
+        """Everybody whom the user could mean: linked, dialled before, or named in the access file."""
+        try:
+            home, rules = self._notebook.home, self._notebook.access.rules
+            directory = Directory(home, lambda: rules)
+            linked = [] if (node := self._notebook.running) is None else node.status().peers
+        except DpcError:
+            return []
+        return sorted({directory.name_of(known) for known in directory.known} | {peer.name for peer in linked})
+
+    def _models(self, typed: list[str]) -> list[str]:
+        if (node := self._notebook.running) is None:
+            return []
+        host = self._notebook.host
+        for flag, value in itertools.pairwise(typed):
+            host = value if flag in ("-H", "--host") else host
+        try:
+            if host == LOCAL:
+                return sorted({model.model for model in node.run(node.service.models())})
+            node_id = node.service.directory.find(host, [])
+        except DpcError:
+            return []
+        return sorted({m.model for peer in node.status().peers if peer.node_id == node_id for m in peer.models})

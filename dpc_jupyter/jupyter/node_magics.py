@@ -1,0 +1,226 @@
+"""The node of this notebook: start and stop it, link it to peers, and see what it does."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic_arguments import argument, magic_arguments
+
+from dpc_jupyter.jupyter.arguments import parse
+from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
+from dpc_jupyter.jupyter.one_line import UsageError, one_line
+from dpc_jupyter.jupyter.tables import show_table
+from dpc_jupyter.node.status import PeerStatus
+from dpc_jupyter.sanitize import label
+from dpc_jupyter.wording import MODEL_HEAD, let_in, model_row, offered
+
+
+@magics_class
+class NodeMagics(Magics):
+    """Everything about the node but asking and the access file."""
+
+    def __init__(self, shell: InteractiveShell, notebook: Notebook) -> None:
+        super().__init__(shell)
+        self._notebook = notebook
+
+    @line_magic
+    @one_line
+    @magic_arguments()
+    @argument("--share", action="store_true", help="let the people in your access file use this machine's models")
+    @argument("--port", type=int, help="first port to try; default: 8889")
+    @argument("--listen", metavar="ADDRESS", help="listen on this address alone; default: all")
+    @argument("--name", help="what the node calls itself; default: the machine's name")
+    def dpc_start(self, line: str) -> None:
+        """Start this notebook's node; again does no harm. One that only asks does not listen.
+
+        Examples::
+
+            %dpc_start
+            %dpc_start --share
+            %dpc_start --share --listen 127.0.0.1 --port 8890
+        """
+        wanted = parse(self, "dpc_start", line)
+        node = self._notebook.node(wanted.name)
+        if wanted.share:
+            node.service.access.set_sharing(True)
+        if wanted.share or wanted.listen is not None or wanted.port is not None:
+            from dpc_jupyter.transports.tls import DEFAULT_PORT
+
+            port = DEFAULT_PORT if wanted.port is None else wanted.port
+            uri = self._notebook.listen(wanted.listen or "", port)
+            if port and f":{port}?" not in uri:
+                print(f"Port {port} was taken.")
+        self._say_who_we_are()
+
+    @line_magic
+    @one_line
+    def dpc_stop(self, line: str) -> None:
+        """Stop the node: links end, and what is open fails by name."""
+        print("The node is stopped." if self._notebook.stop() else "No node runs.")
+
+    @line_magic
+    @one_line
+    @magic_arguments()
+    @argument("where", nargs="?", default="", help="a dpc:// address, or the name of a peer that was linked before")
+    @argument("--name", help="what to call the peer here")
+    def dpc_connect(self, line: str) -> None:
+        """Link to a peer, and see which of its models you may use.
+
+        Examples::
+
+            %dpc_connect dpc://10.0.0.7:8889?node_id=dpc-node-... --name anna
+            %dpc_connect anna
+            %dpc_connect {address}
+        """
+        wanted = parse(self, "dpc_connect", line)
+        if not wanted.where:
+            raise UsageError("Whom? %dpc_connect dpc://... with the address that the host's owner gives you.")
+        node = self._notebook.node()
+        peer = node.run(node.service.connect(wanted.where, name=wanted.name))
+        models = node.run(node.service.models(peer.node_id))
+        name = next((known.name for known in node.status().peers if known.node_id == peer.node_id), peer.name)
+        print(f"Connected to {name} ({peer.node_id}) by {peer.kind} at {peer.address}.")
+        print(offered(name, models, node.status().node_id))
+        if models and self._notebook.host == LOCAL:
+            print(f"Ask it with %dpc_ask -H {name} ..., or make it this notebook's host: %dpc_host {name}")
+
+    @line_magic
+    @one_line
+    @magic_arguments()
+    @argument("peer", nargs="?", default="")
+    def dpc_disconnect(self, line: str) -> None:
+        """End the link to a peer; what it has open fails by name."""
+        wanted = parse(self, "dpc_disconnect", line)
+        if not wanted.peer:
+            raise UsageError("Which one? %dpc_disconnect NAME; %dpc_peers lists them.")
+        if (node := self._notebook.running) is None:
+            raise UsageError("No node runs: there is nothing to disconnect.")
+        node.run(node.service.disconnect(wanted.peer))
+        print(f"Disconnected from {label(wanted.peer)}.")
+
+    @line_magic
+    @one_line
+    def dpc_peers(self, line: str) -> None:
+        """Show who is linked to this node."""
+        peers = () if (node := self._notebook.running) is None else node.status().peers
+        if not peers:
+            print("Nobody is linked: %dpc_connect dpc://... with the address that a host's owner gives you.")
+            return
+        _show_peers(peers)
+
+    @line_magic
+    @one_line
+    @magic_arguments()
+    @argument("host", nargs="?", help="a peer, or local; default: what %%dpc_host says")
+    def dpc_models(self, line: str) -> None:
+        """Show the models that a compute host lets you use now."""
+        host = parse(self, "dpc_models", line).host or self._notebook.host
+        node = self._notebook.node()
+        if models := node.run(node.service.models(host)):
+            show_table(MODEL_HEAD, [model_row(model) for model in models])
+        elif host == LOCAL:
+            print("This machine has no model: run `dpc-jupyter models pull`, or `dpc-jupyter doctor` to see why.")
+        else:
+            print(offered(label(host), models, node.status().node_id))
+
+    @line_magic
+    @one_line
+    @magic_arguments()
+    @argument("host", nargs="?", help="a peer's name or node id, or local")
+    def dpc_host(self, line: str) -> None:
+        """Show or choose whom this notebook asks, as long as its kernel lives.
+
+        Examples::
+
+            %dpc_host
+            %dpc_host anna
+            %dpc_host local
+        """
+        if host := parse(self, "dpc_host", line).host:
+            if host != LOCAL:
+                node = self._notebook.node()
+                node.run(node.service.models(host, timeout_s=0))
+            self._notebook.host = host
+        print(f"This notebook asks {'this machine' if self._notebook.host == LOCAL else label(self._notebook.host)}.")
+
+    @line_magic
+    @one_line
+    def dpc_status(self, line: str) -> None:
+        """Show this node: its id, its address, who is linked, and what runs."""
+        if (node := self._notebook.running) is None:
+            print("No node runs: %dpc_start, or just ask.")
+            return
+        self._say_who_we_are()
+        status = node.status()
+        for kind, requests in (("Serving", status.serving), ("Asking", status.asking)):
+            for each in requests:
+                place = "" if each.position is None else f", place {each.position}"
+                print(f"{kind} {each.peer_name} · {label(each.model)} · {each.state}{place} · {each.waited_s:.0f} s")
+        if status.peers:
+            _show_peers(status.peers)
+        if status.ledger_error:
+            print(status.ledger_error)
+
+    @line_magic
+    @one_line
+    @magic_arguments()
+    @argument("--days", type=float, metavar="N", help="only the last N days; default: everything")
+    def dpc_usage(self, line: str) -> None:
+        """Show who used what: peers here, and you elsewhere."""
+        wanted = parse(self, "dpc_usage", line)
+        node = self._notebook.node()
+        sums = node.service.ledger.usage(None if wanted.days is None else time.time() - wanted.days * 86_400)
+        if not sums:
+            print("Nothing yet.")
+            return
+        name_of = node.service.directory.name_of
+        show_table(
+            ("", "Peer", "Model", "Requests", "Prompt tokens", "Answer tokens", "Time"),
+            [
+                (
+                    "served" if each.role == "host" else "asked",
+                    "this machine" if each.peer == LOCAL else name_of(each.peer),
+                    each.model,
+                    f"{each.requests:,}",
+                    f"{each.prompt_tokens:,}",
+                    f"{each.response_tokens:,}",
+                    f"{each.total_s:.0f} s",
+                )
+                for each in sums
+            ],
+        )
+
+    def _say_who_we_are(self) -> None:
+        node = self._notebook.node()
+        status = node.status()
+        print(f"{status.name} is {status.node_id}.")
+        if status.access_error:
+            print(f"Nobody is let in: {status.access_error}")
+        elif not status.sharing:
+            print("Sharing is off: nobody can ask this node. %dpc_start --share turns it on.")
+        else:
+            rows = let_in(self._notebook.home.access_document(), node.service.access.rules)
+            who = "; ".join(f"{name or node_id} ({models})" for name, node_id, models, _ in rows)
+            print(f"Let in: {who}." if rows else "Nobody is let in yet: %dpc_firewall allow NODE_ID --name NAME")
+        if status.uri is not None:
+            print(f"Address to give away: {status.uri}")
+
+
+def _show_peers(peers: Iterable[PeerStatus]) -> None:
+    show_table(
+        ("Peer", "Node", "Link", "Address", "Round trip", "Models for us"),
+        [
+            (
+                peer.name,
+                peer.node_id,
+                f"{peer.kind} {'to it' if peer.outgoing else 'from it'}",
+                peer.address,
+                "" if peer.rtt_s is None else f"{peer.rtt_s * 1000:.0f} ms",
+                ", ".join(dict.fromkeys(model.model for model in peer.models)) or "none",
+            )
+            for peer in peers
+        ],
+    )

@@ -1,0 +1,83 @@
+"""What lasts as long as the notebook's kernel: its node, its chosen host, its conversations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from dpc_jupyter.protocol.messages import ChatMessage
+
+if TYPE_CHECKING:
+    from dpc_jupyter.home import Home
+    from dpc_jupyter.node.access import Access
+    from dpc_jupyter.node.thread import BackgroundNode
+
+LOCAL = "local"
+
+
+@dataclass
+class Conversation:
+    """Turns that went well, and the system prompt that holds for them."""
+
+    system: str | None = None
+    turns: tuple[ChatMessage, ...] = ()
+
+
+@dataclass
+class Notebook:
+    """State that the magics share.
+
+    Attributes
+    ----------
+    variables : dict
+        The notebook's own.
+    host : str
+        Whom ``%dpc_ask`` asks when no ``--host`` is given.
+    """
+
+    variables: dict[str, Any]
+    host: str = LOCAL
+    conversations: dict[str, Conversation] = field(default_factory=dict)
+    _node: BackgroundNode | None = None
+
+    @property
+    def running(self) -> BackgroundNode | None:
+        """The node, if one runs."""
+        return self._node if self._node is not None and self._node.running else None
+
+    def node(self, name: str | None = None) -> BackgroundNode:
+        """The node, started if need be; one that only asks does not listen."""
+        if (running := self.running) is not None:
+            return running
+        from dpc_jupyter.node.thread import BackgroundNode
+
+        node = BackgroundNode(name=name)
+        node.start()
+        self._node = node
+        return node
+
+    def listen(self, address: str, port: int) -> str:
+        """Let peers in at an address; returns the URI to give away."""
+        node = self.node()
+        return str(node.run(node.service.listen(address, port)))
+
+    def stop(self) -> bool:
+        """Stop the node; whether one ran."""
+        node, self._node = self.running, None
+        if node is not None:
+            node.stop()
+        return node is not None
+
+    @property
+    def home(self) -> Home:
+        """The folder of this user's node."""
+        from dpc_jupyter.home import Home
+
+        return Home.default() if (running := self.running) is None else running.service.home
+
+    @property
+    def access(self) -> Access:
+        """The access file: the running node's view of it, so that an edit is in force when the magic returns."""
+        from dpc_jupyter.node.access import Access
+
+        return Access(self.home) if (running := self.running) is None else running.service.access

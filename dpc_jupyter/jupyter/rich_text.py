@@ -1,0 +1,138 @@
+"""A model's Markdown as HTML that cannot act: rendered here, then cut down to an allow-list.
+
+In a live notebook ``text/markdown`` and ``text/html`` run scripts and fetch remote images (jupyter.md), so the browser
+never gets either from a peer.
+"""
+
+from __future__ import annotations
+
+import bisect
+import functools
+import html
+import re
+from collections.abc import MutableMapping
+from typing import Any
+
+import nh3
+from markdown_it import MarkdownIt
+from markdown_it.rules_block import StateBlock
+from markdown_it.rules_inline import StateInline
+
+# About 8,000 tokens. The worst text of this length takes 0.3 s, and an interrupt waits for it.
+RICH_LIMIT_CHARS = 32_000
+_SCHEMES = {"http", "https", "mailto"}
+_TAGS = {
+    *("p", "br", "hr", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "span"),
+    *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),
+}
+_ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}, "code": {"class"}}
+_LANGUAGE = re.compile(r"language-[\w+#.-]{1,32}")
+_INLINE_MATH = re.compile(r"\$(?![\s$])[^$\n]*?(?<![\s\\])\$(?!\d)")
+_MATH_ENDS = {"$$": "$$", r"\[": r"\]", r"\(": r"\)"}
+
+
+def to_html(markdown: str) -> str:
+    """Render sanitized text.
+
+    Parameters
+    ----------
+    markdown : str
+        After `sanitize.plain`.
+
+    Returns
+    -------
+    str
+        HTML with the tags above and no others: no image, no style, no id, no script; links only to `_SCHEMES`.
+        LaTeX stays as written between its dollars, for the notebook's MathJax. Beyond `RICH_LIMIT_CHARS` it is
+        the text as it is.
+    """
+    if len(markdown) > RICH_LIMIT_CHARS:
+        return f"<pre>{text_to_html(markdown)}</pre>"
+    return _cleaner().clean(_markdown().render(markdown))
+
+
+def text_to_html(text: str) -> str:
+    """Plain text: escaped, and never taken for LaTeX."""
+    return html.escape(text).replace("$", "<span>$</span>")
+
+
+@functools.cache
+def _cleaner() -> nh3.Cleaner:
+    return nh3.Cleaner(
+        tags=_TAGS,
+        attributes=_ATTRIBUTES,
+        attribute_filter=_attribute,
+        url_schemes=_SCHEMES,
+        url_relative="deny",
+        link_rel="noopener noreferrer",
+        set_tag_attribute_values={"a": {"target": "_blank"}},
+    )
+
+
+def _attribute(tag: str, name: str, value: str) -> str | None:
+    return value if (tag, name) != ("code", "class") or _LANGUAGE.fullmatch(value) else None
+
+
+@functools.cache
+def _markdown() -> MarkdownIt:
+    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("image")
+    # Without this, data: images pass as link targets.
+    parser.validateLink = lambda url: url.partition(":")[0].lower() in _SCHEMES  # type: ignore[method-assign]
+    parser.inline.ruler.before("escape", "math", _math)
+    parser.block.ruler.before("code", "math_block", _math_block, {"alt": ["paragraph", "list", "blockquote"]})
+    parser.add_render_rule("dollar", _render_dollar)
+    return parser
+
+
+def _math(state: StateInline, silent: bool) -> bool:
+    """Keep LaTeX from being read as Markdown; keep a dollar that begins none from being read as LaTeX."""
+    src, start = state.src, state.pos
+    if src[start] not in "$\\":
+        return False
+    if (closing := _MATH_ENDS.get(src[start : start + 2])) is not None:
+        end = _closed_at(src, closing, start + 2, state.env)
+    else:
+        found = _INLINE_MATH.match(src, start, state.posMax)
+        end = found.end() if found else 0
+    kind = "text" if end > start + 3 else "dollar"
+    if kind == "dollar":
+        end = start + (2 if src.startswith("\\$", start) else 1)
+        if src[end - 1] != "$":
+            return False
+    if not silent:
+        state.push(kind, "", 0).content = src[start:end]
+    state.pos = end
+    return True
+
+
+def _math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
+    """A formula over several lines, whose lines may look like lists or headings."""
+    begin = state.bMarks[start] + state.tShift[start]
+    closing = _MATH_ENDS.get(state.src[begin : begin + 2])
+    closed_at = 0 if closing is None else _closed_at(state.src, closing, begin + 2, state.env)
+    if closed_at <= state.eMarks[start]:
+        return False
+    last = bisect.bisect_left(state.eMarks, closed_at, start, end)
+    if last >= end or state.src[closed_at : state.eMarks[last]].strip():
+        return False
+    if not silent:
+        state.push("paragraph_open", "p", 1)
+        formula = state.push("inline", "", 0)
+        formula.content, formula.children = state.getLines(start, last + 1, state.blkIndent, False), []
+        state.push("paragraph_close", "p", -1)
+        state.line = last + 1
+    return True
+
+
+def _closed_at(src: str, closing: str, start: int, env: MutableMapping[str, Any]) -> int:
+    """Where a formula's closing ends, 0 without one; what is nowhere is not searched for again."""
+    if (key := f"{closing} {hash(src)}") in env:
+        return 0
+    found = src.find(closing, start)
+    if found < 0:
+        env[key] = True
+    return found + len(closing) if found >= 0 else 0
+
+
+def _render_dollar(_renderer: Any, _tokens: Any, _index: int, _options: Any, _env: Any) -> str:
+    return "<span>$</span>"  # MathJax finds no formula across an element's edge

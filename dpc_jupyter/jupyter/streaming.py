@@ -1,0 +1,97 @@
+"""From the background node into a face, on the cell's own thread, until the answer ends or the user stops it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import Any, Protocol
+
+from dpc_jupyter.errors import DpcError
+from dpc_jupyter.jupyter.interrupts import HeldInterrupt
+from dpc_jupyter.jupyter.one_line import Interrupted
+from dpc_jupyter.node.answer import Answer, TextDelta
+from dpc_jupyter.node.thread import BackgroundNode
+from dpc_jupyter.protocol.messages import RemoteInferenceStatus
+from dpc_jupyter.terminal import TerminalAnswer
+from dpc_jupyter.wording import provenance, waiting
+
+
+class Face(Protocol):
+    """What draws one answer."""
+
+    def wait(self, line: str, /) -> None:
+        """Say where the request stands."""
+
+    def add(self, piece: str, /) -> None:
+        """Take the next piece of text."""
+
+    def tick(self) -> None:
+        """Draw what is due."""
+
+    def end(self, answer: Answer, /) -> None:
+        """Draw the whole of it, or what came."""
+
+
+class TerminalFace:
+    """In a plain IPython terminal there is no display to update: pieces are printed."""
+
+    def __init__(self, terminal: TerminalAnswer) -> None:
+        self._terminal = terminal
+        self.wait, self.add = terminal.wait, terminal.add
+
+    def tick(self) -> None:
+        """Everything is printed already."""
+
+    def end(self, answer: Answer) -> None:
+        """Finish the text."""
+        self._terminal.end(provenance(answer) if answer.text or answer.error is None else "")
+
+
+def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> tuple[Answer, DpcError | Interrupted | None]:
+    """Ask, and draw the answer as it comes.
+
+    Parameters
+    ----------
+    question
+        As `CoreService.execute_ai_query`.
+
+    Returns
+    -------
+    Answer
+        All of it, or what came.
+    DpcError or Interrupted or None
+        Why it ended early.
+    """
+    started, status, thought = time.monotonic(), None, 0
+    failure: DpcError | Interrupted | None = None
+    with HeldInterrupt() as interrupt:
+        reader = node.execute_ai_query(compute_host=host, **question)
+        try:
+            for item in reader:
+                if interrupt.pressed:
+                    break
+                if isinstance(item, TextDelta) and item.text:
+                    face.add(item.text)
+                    continue
+                if isinstance(item, TextDelta):
+                    thought += len(item.thinking.split())
+                elif isinstance(item, RemoteInferenceStatus):
+                    status = item
+                name = reader.answer.host_name if reader.answer else host
+                line = waiting(status, name, question.get("model"), time.monotonic() - started)
+                face.wait(f"{name} is thinking · {thought} words so far" if thought else line)
+                face.tick()
+        except DpcError as error:
+            failure = error
+        except KeyboardInterrupt:
+            interrupt.pressed = True
+        finally:
+            reader.cancel()
+    answer = reader.answer or Answer("", host, host, "")
+    if interrupt.pressed:
+        failure = Interrupted(f"Stopped. What came is kept in _dpc; {answer.host_name} was told to free its slot.")
+    if failure is not None:
+        reason = "cancelled" if interrupt.pressed else "error"
+        answer = replace(answer, finish_reason=reason, error=str(failure))
+    face.end(answer)
+    return answer, failure

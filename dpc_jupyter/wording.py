@@ -1,0 +1,160 @@
+"""What a node has to say, in the words that the notebook and the command line share: pure functions, safe to print."""
+
+from __future__ import annotations
+
+import base64
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpc_jupyter.errors import InvalidRequest
+from dpc_jupyter.firewall import Rules
+from dpc_jupyter.node.answer import Answer
+from dpc_jupyter.protocol.messages import ProviderInfo, RemoteInferenceStatus
+from dpc_jupyter.sanitize import label
+
+# One frame holds 1 MiB, and base64 makes four characters of three bytes.
+IMAGE_LIMIT_BYTES = 700_000
+_IMAGE_STARTS = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
+
+
+def ordinal(number: int) -> str:
+    """``1st``, ``2nd``, ``3rd``, ``11th``."""
+    suffix = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{suffix}"
+
+
+def waiting(status: RemoteInferenceStatus | None, host_name: str, model: str | None, waited_s: float) -> str:
+    """Where a request stands: ``2nd in line at anna · about 40 s``."""
+    where, what = label(host_name), label(model or "") or "the model"
+    if status is None:
+        line = f"asking {where}"
+    elif status.state == "queued":
+        line = f"{ordinal(status.position)} in line at {where}" if status.position else f"in line at {where}"
+        if status.eta_s is not None:
+            line += f" · about {max(status.eta_s, 1):.0f} s"
+    else:
+        line = f"loading {what} at {where}" if status.state == "loading" else f"{where} is reading the prompt"
+    if status is not None and status.note:
+        line += f" · {label(status.note)}"
+    return line if waited_s < 2 else f"{line} · {waited_s:.0f} s so far"
+
+
+def provenance(answer: Answer) -> str:
+    """Where an answer came from: ``anna · llama3-70b · 212 tokens · first after 0.4 s · 64/s``."""
+    parts = [label(answer.host_name), label(answer.model)]
+    if answer.usage.response_tokens is not None:
+        parts.append(f"{answer.usage.response_tokens:,} tokens")
+    if answer.timings.queue_s >= 1:
+        parts.append(f"{answer.timings.queue_s:.0f} s in line")
+    if answer.timings.first_token_s is not None:
+        parts.append(f"first after {duration(answer.timings.first_token_s)}")
+    if answer.timings.tokens_per_s is not None:
+        parts.append(f"{answer.timings.tokens_per_s:.0f}/s")
+    if answer.finish_reason == "length":
+        parts.append("cut short: raise --max-tokens")
+    elif answer.error is not None:
+        parts.append("stopped early")
+    return " · ".join(part for part in parts if part)
+
+
+def duration(value: float) -> str:
+    """With as many digits as tell something: ``0.04 s``, ``0.4 s``, ``12 s``."""
+    return f"{value:.2f} s" if value < 0.1 else f"{value:.1f} s" if value < 10 else f"{value:.0f} s"
+
+
+def model_name(model: ProviderInfo) -> str:
+    """A model's name, cut to what a line holds."""
+    return label(model.model, 128)
+
+
+def model_row(model: ProviderInfo) -> tuple[str, str, str, str, str]:
+    """Name, provider, context window, vision, and whether it is loaded."""
+    window = "" if model.context_window is None else f"{model.context_window // 1024 or 1}k"
+    warm = {True: "warm", False: "cold", None: ""}[model.warm]
+    return model_name(model), label(model.alias), window, "vision" if model.supports_vision else "", warm
+
+
+MODEL_HEAD = ("Model", "Provider", "Context", "Vision", "Loaded")
+
+
+def offered(host_name: str, models: Sequence[ProviderInfo], own_node_id: str) -> str:
+    """What a host lets us use, or what to do when that is nothing."""
+    if models:
+        return f"{host_name} lets you use: {', '.join(dict.fromkeys(map(model_name, models)))}."
+    return f"{host_name} has not let you in yet. Send its owner your node id: {own_node_id}"
+
+
+def allow_command(command: str, node_id: str, entry: Mapping[str, Any]) -> str:
+    """The exact command that grants a pending request; what the stranger wrote is quoted for a shell."""
+    words = [command, "allow", node_id]
+    for flag, key in (("--name", "name"), ("--model", "model")):
+        if text := label(str(entry.get(key) or ""), 128):
+            words += [flag, shlex.quote(text)]
+    return " ".join(words)
+
+
+def asked_for(node_id: str, entry: Mapping[str, Any], now: float) -> str:
+    """A pending request: ``erin (dpc-node-…) asked for llama3-70b 3 min ago and was refused. Let it in:``."""
+    name, model = label(str(entry.get("name") or "")), label(str(entry.get("model") or ""), 128)
+    when = entry.get("when")
+    since = f" {ago(now - when)}" if isinstance(when, int | float) else ""
+    who = f"{name} ({node_id})" if name else node_id
+    return f"{who} asked for {model or 'any model'}{since} and was refused. Let it in:"
+
+
+def ago(seconds: float) -> str:
+    """``just now``, ``3 min ago``, ``2 h ago``, ``5 days ago``."""
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= (2 * length if unit == "days" else length):
+            return f"{seconds / length:.0f} {unit} ago"
+    return "just now"
+
+
+def let_in(document: Mapping[str, Any], rules: Rules) -> list[tuple[str, str, str, str]]:
+    """Name, node id, models and end date of everybody whom the access file lists, whether sharing is on or not."""
+    compute, nodes = document.get("compute", {}), document.get("nodes", {})
+    groups_of: dict[str, list[str]] = {node_id: [] for node_id in compute.get("allow_nodes", [])}
+    for group in compute.get("allow_groups", []):
+        for node_id in document.get("node_groups", {}).get(group, []):
+            groups_of.setdefault(node_id, []).append(group)
+    rows = []
+    for node_id, groups in groups_of.items():
+        own = nodes.get(node_id, {})
+        patterns = own.get("allowed_models") or _of_groups(document, groups)
+        name = rules.name_of(node_id)
+        until = label(str(own.get("expires", "no end")))
+        rows.append((label(name) if name != node_id else "", node_id, label(", ".join(patterns) or "all", 200), until))
+    return rows
+
+
+def _of_groups(document: Mapping[str, Any], groups: Iterable[str]) -> list[str]:
+    terms = [document.get("groups", {}).get(group, {}).get("allowed_models") or [] for group in groups]
+    return [] if [] in terms else [pattern for patterns in terms for pattern in patterns]
+
+
+LET_IN_HEAD = ("Name", "Node", "Models", "Until")
+
+
+def read_image(path: Path) -> dict[str, str]:
+    """A picture of the asker's own, as a request carries it.
+
+    Raises
+    ------
+    InvalidRequest
+        It cannot be read, is too large for a request, or is no PNG, JPEG, WebP or GIF.
+    """
+    try:
+        with path.expanduser().open("rb") as file:
+            data = file.read(IMAGE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise InvalidRequest(f"{path} cannot be read: {error.strerror}.") from None
+    if len(data) > IMAGE_LIMIT_BYTES:
+        raise InvalidRequest(f"{path} is larger than {IMAGE_LIMIT_BYTES // 1000} kB: make the picture smaller.")
+    kind = next((kind for start, kind in _IMAGE_STARTS.items() if data.startswith(start)), None)
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "image/webp"
+    if kind is None:
+        raise InvalidRequest(f"{path} is no PNG, JPEG, WebP or GIF: convert it first.")
+    return {"base64": base64.b64encode(data).decode(), "mime_type": kind}

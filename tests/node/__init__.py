@@ -1,0 +1,1 @@
+"""Two nodes on loopback with a stub engine: what asking and serving promise."""

@@ -1,0 +1,124 @@
+"""Names and addresses: whom a user means, and whom nobody can pretend to be."""
+
+from __future__ import annotations
+
+import pytest
+from node.conftest import MakeHome, MakeNode, MakePair, Pair
+
+from dpc_jupyter.errors import HandshakeError, PeerNotConnected, UriError
+from dpc_jupyter.firewall import Rules
+from dpc_jupyter.node.core_service import CoreService
+from dpc_jupyter.node.directory import Directory, PeerUri, short
+
+ID = "dpc-node-" + "5a" * 16
+OTHER = "dpc-node-" + "5b" * 16
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        (f"dpc://192.0.2.1:9000?node_id={ID}", "192.0.2.1", 9000),
+        (f" dpc://lab.example?node_id={ID}\n", "lab.example", 8889),
+        (f"dpc://[2001:db8::1]:8889?node_id={ID}", "2001:db8::1", 8889),
+    ],
+)
+def test_an_address_is_read_and_written_back(text: str, host: str, port: int) -> None:
+    uri = PeerUri.parse(text)
+    assert (uri.host, uri.port, uri.node_id) == (host, port, ID)
+    assert PeerUri.parse(str(uri)) == uri
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "anna", f"http://h:1?node_id={ID}", f"dpc://h:99999?node_id={ID}", "dpc://h:1", "dpc://[::1?node_id=x"),
+        *(f"dpc://h?node_id={ID[:-1]}", f"dpc://h?node_id={ID}&node_id={ID}", f"dpc://?node_id={ID}"),
+    ],
+)
+def test_what_is_no_address_is_refused_with_the_shape(text: str) -> None:
+    with pytest.raises(UriError, match=r"dpc://host:8889\?node_id="):
+        PeerUri.parse(text)
+
+
+@pytest.fixture
+def directory(make_home: MakeHome) -> Directory:
+    rules = Rules.parse('{"nodes": {"%s": {"name": "carol"}}}' % OTHER)
+    found = Directory(make_home("d"), lambda: rules)
+    found.remember(PeerUri("h", 1, ID), "anna", None)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("words", "node_id"),
+    [("anna", ID), ("carol", OTHER), (ID, ID), ("5a5a", ID), ("dpc-node-5a", ID), ("dpc-node-" + "0" * 32, "dpc-node-" + "0" * 32)],
+)
+def test_a_node_is_found_by_name_id_and_beginning(directory: Directory, words: str, node_id: str) -> None:
+    assert directory.find(words, []) == node_id
+
+
+def test_a_beginning_that_two_share_is_ambiguous(directory: Directory) -> None:
+    directory.remember(PeerUri("h", 2, OTHER), "bea", None)
+    with pytest.raises(PeerNotConnected, match=f"may be {ID} or {OTHER}: use the node id"):
+        directory.find("dpc-node-5", [])
+
+
+def test_nobody_of_that_name_lists_who_is_known(directory: Directory) -> None:
+    with pytest.raises(PeerNotConnected, match=r"Peer dora is not connected\. Known: anna\."):
+        directory.find("dora", [])
+
+
+def test_a_name_is_kept_by_the_first_who_had_it_unless_a_user_gives_it_away(directory: Directory) -> None:
+    directory.remember(PeerUri("h", 2, OTHER), "anna", None)
+    assert directory.find("anna", []) == ID
+    directory.remember(PeerUri("h", 2, OTHER), "whatever", "anna")
+    assert directory.find("anna", []) == OTHER
+
+
+def test_a_remembered_name_is_what_a_node_is_called(directory: Directory) -> None:
+    assert directory.name_of(ID) == "anna"
+    assert directory.name_of(OTHER) == "carol"
+    assert directory.name_of("dpc-node-" + "0" * 32) == "dpc-node-0000…0000" == short("dpc-node-" + "0" * 32)
+
+
+def test_names_and_addresses_survive_a_restart(directory: Directory) -> None:
+    again = Directory(directory._home, Rules)
+    assert again.find("anna", []) == ID
+    assert again.uri_of(ID) == PeerUri("h", 1, ID)
+    assert again.uri_of(OTHER) is None
+
+
+async def test_an_inbound_peer_that_claims_a_known_name_does_not_win(allowed: Pair, make_node: MakeNode) -> None:
+    mallory: CoreService = await make_node("anna")
+    victim = await make_node("victim", listen=True)
+    await victim.connect(str(allowed.host.uri), name="anna")
+    await mallory.connect(str(victim.uri))
+    assert victim.directory.find("anna", victim._links.peers) == allowed.host_id
+    with pytest.raises(PeerNotConnected):
+        allowed.host.directory.find("nobody-gave-this-name", allowed.host._links.peers)
+
+
+async def test_an_inbound_peer_is_not_found_by_the_name_that_it_claims(make_pair: MakePair) -> None:
+    pair = await make_pair(allow=False)
+    with pytest.raises(PeerNotConnected):
+        pair.host.execute_ai_query("hello", "bob")
+
+
+async def test_a_node_is_dialled_again_by_its_name(allowed: Pair) -> None:
+    await allowed.asker.disconnect("anna")
+    peer = await allowed.asker.connect("anna")
+    assert (peer.node_id, peer.name) == (allowed.host_id, "anna")
+
+
+async def test_another_node_at_a_known_address_is_refused_before_a_byte_is_sent(
+    allowed: Pair, make_node: MakeNode
+) -> None:
+    impostor = await make_node("impostor", listen=True)
+    assert impostor.uri is not None
+    uri = PeerUri(impostor.uri.host, impostor.uri.port, "dpc-node-" + "0" * 32)
+    with pytest.raises(HandshakeError, match=r"is dpc-node-.*, not dpc-node-0000.*Nothing was sent"):
+        await allowed.asker.connect(str(uri))
+
+
+async def test_a_name_without_an_address_cannot_be_dialled(allowed: Pair) -> None:
+    with pytest.raises(PeerNotConnected, match="use its dpc:// address once"):
+        await allowed.asker.connect("dpc-node-" + "0" * 32)

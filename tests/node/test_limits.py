@@ -1,0 +1,189 @@
+"""What one peer may take of a host at most."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import time
+
+import pytest
+from node.conftest import MakeNode, MakePair, Pair
+from node.stub import PIECE, StubEngine
+from node.waiting import until
+
+from dpc_jupyter.errors import Busy, InferenceError
+from dpc_jupyter.node.answer import AnswerStream
+from dpc_jupyter.node.host import OPEN_LIMIT
+from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.protocol.messages import RemoteInferenceRequest
+
+
+async def refusal(stream: AnswerStream) -> str:
+    with pytest.raises(Busy) as refused:
+        await stream.complete()
+    return str(refused.value)
+
+
+async def test_what_is_over_running_and_queued_is_refused_at_once_with_the_reason(make_pair: MakePair) -> None:
+    pair = await make_pair(running=1, queued=1)
+    pair.engine.hold()
+    running, waiting = await pair.started(), pair.ask()
+    assert "1 running and 1 waiting requests" in await refusal(pair.ask())
+    pair.engine.gate.set()
+    assert (await running.complete()).text == (await waiting.complete()).text == PIECE * 4
+    assert pair.engine.most_running == 1
+
+
+async def test_requests_a_minute_are_counted(make_pair: MakePair) -> None:
+    pair = await make_pair(requests_per_minute=2)
+    for _ in range(2):
+        await pair.ask().complete()
+    assert "2 requests a minute, try again in" in await refusal(pair.ask())
+
+
+async def test_tokens_a_day_are_counted_and_survive_a_restart(make_pair: MakePair, make_node: MakeNode) -> None:
+    pair = await make_pair(tokens_per_day=15)
+    for _ in range(2):  # 7 + 4 tokens each, so that the second begins below the limit
+        await pair.ask().complete()
+    assert "daily quota of 15 tokens" in await refusal(pair.ask())
+    await pair.host.stop()
+    again = await make_node("anna", pair.engine, listen=True, home=pair.host.home)
+    await pair.asker.connect(str(again.uri))
+    assert "daily quota of 15 tokens" in await refusal(pair.ask())
+
+
+async def test_a_host_that_cannot_count_refuses_without_telling_its_paths(make_pair: MakePair) -> None:
+    pair = await make_pair(tokens_per_day=15)
+    pair.host.ledger.error = f"The ledger {pair.host.home.path} cannot be written"
+    with pytest.raises(InferenceError) as refused:
+        await pair.ask().complete()
+    assert str(pair.host.home.path) not in str(refused.value)
+    assert not pair.engine.seen
+
+
+async def test_a_limit_that_is_raised_lets_a_waiting_request_run(make_pair: MakePair) -> None:
+    pair = await make_pair(running=1)
+    pair.engine.hold()
+    await pair.started()
+    waiting = pair.ask()
+    await until(lambda: waiting.status is not None and waiting.status.state == "queued")
+    pair.limit(running=2)
+    await until(lambda: pair.engine.running == 2, within_s=1)
+
+
+async def test_peers_take_turns(make_pair: MakePair, make_node: MakeNode) -> None:
+    pair = await make_pair(StubEngine(slots=1), queued=8)
+    carol = await make_node("carol")
+    pair.host.access.allow(carol.identity.node_id)
+    await carol.connect(str(pair.host.uri))
+    pair.engine.hold()
+    first = await pair.started()
+    many = [pair.ask() for _ in range(5)]
+    await until(lambda: many[-1].status is not None)
+    one = carol.execute_ai_query("hello", pair.host_id)
+    await until(lambda: one.status is not None)
+    assert one.status is not None
+    assert one.status.position in (1, 2)
+    pair.engine.gate.set()
+    for stream in (first, *many, one):
+        await stream.complete()
+
+
+async def test_2000_requests_at_once_cost_only_the_peer_that_sends_them(
+    make_pair: MakePair, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = await make_pair(running=2, queued=8, requests_per_minute=60_000)
+    carol = await make_node("carol")
+    pair.host.access.allow(carol.identity.node_id)
+    await carol.connect(str(pair.host.uri))
+    pair.engine.hold()
+    arrived: dict[str, float] = {}
+    refused_after_s: list[float] = []
+    take_request, refuse = pair.host._host.take_request, pair.host._host.refuse
+
+    def take(peer: Peer, request: RemoteInferenceRequest) -> None:
+        arrived[request.request_id] = time.monotonic()
+        take_request(peer, request)
+
+    def note(peer: Peer, request_id: str, error: InferenceError) -> None:
+        refused_after_s.append(time.monotonic() - arrived[request_id])
+        refuse(peer, request_id, error)
+
+    monkeypatch.setattr(pair.host._host, "take_request", take)
+    monkeypatch.setattr(pair.host._host, "refuse", note)
+    flood = [pair.ask() for _ in range(2000)]
+    other = asyncio.create_task(carol.send_ai_query("hello", pair.host_id))
+    await until(lambda: sum(stream.done for stream in flood) == 1990)
+    assert len(refused_after_s) == 1990
+    assert max(refused_after_s) < 0.1
+    assert {type(stream.error) for stream in flood if stream.done} == {Busy}
+    states = [serving.state for serving in pair.host.status().serving if serving.peer == pair.asker_id]
+    assert (states.count("running"), states.count("queued")) == (2, 8)
+    assert pair.host._host._open_of[pair.host_link] <= OPEN_LIMIT
+    assert pair.engine.running == 3
+    pair.engine.gate.set()
+    assert (await other).text == PIECE * 4
+    for stream in flood:
+        if not stream.done:
+            await stream.complete()
+
+
+async def test_another_peer_gets_its_answer_while_one_peer_holds_all_it_may(
+    make_pair: MakePair, make_node: MakeNode
+) -> None:
+    pair = await make_pair(running=2)
+    carol = await make_node("carol")
+    pair.host.access.allow(carol.identity.node_id)
+    await carol.connect(str(pair.host.uri))
+    pair.engine.hold()
+    held = [pair.ask() for _ in range(10)]
+    await until(lambda: pair.engine.running == 2)
+    asked = asyncio.create_task(carol.send_ai_query("hello", pair.host_id))
+    await until(lambda: pair.engine.running == 3)
+    asked.cancel()
+    for stream in held:
+        stream.cancel()
+
+
+async def test_a_flood_of_refused_requests_fills_neither_disk_nor_memory(make_pair: MakePair) -> None:
+    pair = await make_pair(requests_per_minute=1)
+    streams = [pair.ask() for _ in range(1000)]
+    await until(lambda: all(stream.done for stream in streams))
+    assert len([row for row in pair.host.ledger.rows() if row.role == "host"]) <= 100
+
+
+async def test_a_flood_of_questions_for_the_models_is_answered_once(allowed: Pair) -> None:
+    from dpc_jupyter.protocol.messages import GetProviders
+
+    allowed.engine.list_pause_s = 0.1
+    allowed.host._registry._snapshot = type(allowed.host._registry._snapshot)()  # nothing is fresh
+    for _ in range(2000):
+        allowed.asker_link.send(GetProviders())
+    await until(lambda: allowed.host._tasks)
+    most = 0
+    for _ in range(20):
+        most = max(most, len(allowed.host._tasks))
+        await asyncio.sleep(0.005)
+    assert most < 20
+
+
+async def test_both_ends_note_a_request_and_never_what_it_said(allowed: Pair) -> None:
+    await allowed.ask("canary in the prompt", model="stub-2").complete()
+    with pytest.raises(InferenceError):
+        await allowed.ask("canary", model="none-such").complete()
+    allowed.engine.hold()
+    stream = await allowed.started()
+    await stream.aclose()
+    await until(lambda: not allowed.host.status().serving)
+    for node, role, peer in ((allowed.host, "host", allowed.asker_id), (allowed.asker, "asker", allowed.host_id)):
+        rows = node.ledger.rows()
+        assert [(row.role, row.peer, row.outcome) for row in rows] == [
+            (role, peer, "ok"),
+            (role, peer, "not_found"),
+            (role, peer, "cancelled"),
+        ]
+        assert (rows[0].model, rows[0].prompt_tokens, rows[0].response_tokens) == ("stub-2", 7, 4)
+        with sqlite3.connect(node.ledger.path) as database:
+            dump = "\n".join(database.iterdump())
+        database.close()
+        assert "canary" not in dump
