@@ -8,13 +8,13 @@ from contextlib import aclosing
 
 from benchmarks.measure import Sample, cpu_s, interleave, median, median_ratio, percentile
 from benchmarks.peers.base import Asker
-from benchmarks.peers.ours import OurAsker
 from benchmarks.rows import Row, missing, row
 from benchmarks.setting import ECHO, HTTP, IN_FRONT, LITELLM, NGINX, OURS, SSH, Setting
 from benchmarks.stub import MODEL_ONE_SLOT, TOKEN_CHARS, made_at, now_ns
 
 _TOKENS_PER_S = 100
 _STREAMS = 256
+_ENDLESS = 30_000
 
 
 async def request(setting: Setting) -> list[Row]:
@@ -75,18 +75,22 @@ async def throughput(setting: Setting) -> list[Row]:
 
 async def token_latency(setting: Setting) -> list[Row]:
     """From the moment that the engine made a token to the moment that the asker's code has it; one stream."""
-    count = 20 if setting.quick else 200
+    count = 20 if setting.quick else 300
     names = [name for name in (OURS, HTTP, NGINX, SSH) if name in setting.askers]
 
     def contender(name: str) -> Callable[[], Awaitable[Sample]]:
-        return lambda: _latency_us([setting.askers[name]], 1, count, _TOKENS_PER_S)
+        return lambda: _latency_us(setting.askers[name], count, _TOKENS_PER_S)
 
-    found = await interleave(2 if setting.quick else 8, {name: contender(name) for name in names})
+    found = await interleave(2 if setting.quick else 6, {name: contender(name) for name in names})
     pace = f"at {_TOKENS_PER_S} tokens/s"
     return [
         *_rows(f"latency a token {pace}, p50", "µs", found, "p50", [(OURS, NGINX, "<= 1.0"), (OURS, HTTP, "")]),
         *_rows(
-            f"latency a token {pace}, p99", "µs", found, "p99", [(OURS, SSH, "<= 0.2"), (OURS, NGINX, ""), (OURS, HTTP, "")]
+            f"latency a token {pace}, p99",
+            "µs",
+            found,
+            "p99",
+            [(OURS, SSH, "<= 0.2"), (OURS, NGINX, ""), (OURS, HTTP, "")],
         ),
     ]
 
@@ -94,15 +98,14 @@ async def token_latency(setting: Setting) -> list[Row]:
 async def streams(setting: Setting) -> list[Row]:
     """256 streams at once, and what a token costs the host; then slower, until the machine keeps up on both sides."""
     rows: list[Row] = []
-    many, seconds, rounds = (16, 0.5, 2) if setting.quick else (_STREAMS, 4, 3)
+    many, seconds, rounds = (16, 0.5, 2) if setting.quick else (_STREAMS, 4.0, 3)
     for per_s in [20] if setting.quick else [_TOKENS_PER_S, 50, 25]:
-        count = int(per_s * seconds)
         ours, http = setting.crowd, [setting.askers[HTTP]]
         found = await interleave(
             rounds,
             {
-                OURS: lambda: _crowd(ours, many, count, per_s, setting.host_pid),  # noqa: B023
-                HTTP: lambda: _crowd(http, many, count, per_s, setting.engine_pid),  # noqa: B023
+                OURS: lambda: _Crowd(ours, many, setting.host_pid).sample(per_s, seconds),  # noqa: B023
+                HTTP: lambda: _Crowd(http, many, setting.engine_pid).sample(per_s, seconds),  # noqa: B023
             },
         )
         wanted = per_s == _TOKENS_PER_S or setting.quick
@@ -188,9 +191,7 @@ def _rows(
             continue
         mine, theirs = found[ours], found[peer]
         ratio = median_ratio(mine, theirs, key)
-        rows.append(
-            row(metric, unit, median(mine, key), target, peer=median(theirs, key), peer_name=peer, ratio=ratio)
-        )
+        rows.append(row(metric, unit, median(mine, key), target, peer=median(theirs, key), peer_name=peer, ratio=ratio))
     return rows
 
 
@@ -226,34 +227,62 @@ async def _tokens_per_s(asker: Asker, count: int) -> Sample:
     return {"tokens_per_s": count / ((now_ns() - began) / 1e9)}
 
 
-async def _latencies_us(asker: Asker, count: int, per_s: int) -> list[float]:
+async def _latency_us(asker: Asker, count: int, per_s: int) -> Sample:
     found: list[float] = []
     async for text in asker.ask(count, per_s):
         now = now_ns()
         found += [(now - made) / 1000 for made in made_at(text)]
     if len(found) != count:
         raise RuntimeError(f"{asker.name} lost tokens: {len(found)} of {count}")
-    return found
-
-
-async def _latency_us(askers: Sequence[Asker], many: int, count: int, per_s: int) -> Sample:
-    each = await asyncio.gather(
-        *(_latencies_us(askers[number % len(askers)], count, per_s) for number in range(many))
-    )
-    found = [latency for stream in each for latency in stream]
     return {"p50": percentile(found, 50), "p99": percentile(found, 99)}
 
 
-async def _crowd(askers: Sequence[OurAsker] | Sequence[Asker], many: int, count: int, per_s: int, pid: int) -> Sample:
-    # A first, short round opens the connections: who has pools pays for them here.
-    await _latency_us(askers, many, 2, per_s)
-    began, spent = now_ns(), cpu_s(pid)
-    sample = await _latency_us(askers, many, count, per_s)
-    took_s = (now_ns() - began) / 1e9
-    tokens = many * count
-    return {
-        "p99_ms": sample["p99"] / 1000,
-        "cpu_us": (cpu_s(pid) - spent) / tokens * 1e6,
-        # The first step may be up to one period away.
-        "per_s": tokens / max(took_s - 0.5 / per_s, count / per_s),
-    }
+class _Crowd:
+    """Many streams at once, measured while all of them run: what opening and closing them costs is left out."""
+
+    def __init__(self, askers: Sequence[Asker], many: int, pid: int) -> None:
+        self._askers = askers
+        self._many = many
+        self._pid = pid
+        self._running = 0
+        self._measuring = False
+        self._marks: list[tuple[int, float]] = []
+        self._latencies_ms: list[float] = []
+
+    async def sample(self, per_s: int, seconds: float) -> Sample:
+        """Ask in every stream, let them settle, measure for so long, and leave."""
+        streams = [asyncio.create_task(self._stream(number, per_s)) for number in range(self._many)]
+        while self._running < self._many:
+            await asyncio.sleep(0.05)
+            if any(stream.done() for stream in streams):
+                break
+        await asyncio.sleep(seconds / 4)
+        self._mark()
+        await asyncio.sleep(seconds)
+        self._mark()
+        for stream in streams:
+            stream.cancel()
+        for ended in await asyncio.gather(*streams, return_exceptions=True):
+            if not isinstance(ended, asyncio.CancelledError):
+                raise RuntimeError(f"a stream ended early: {ended!r}")
+        (began, spent), (ended_ns, spent_since) = self._marks
+        tokens = len(self._latencies_ms)
+        return {
+            "p99_ms": percentile(self._latencies_ms, 99),
+            "cpu_us": (spent_since - spent) / tokens * 1e6,
+            "per_s": tokens / ((ended_ns - began) / 1e9),
+        }
+
+    def _mark(self) -> None:
+        self._measuring = not self._measuring
+        self._marks.append((now_ns(), cpu_s(self._pid)))
+
+    async def _stream(self, number: int, per_s: int) -> None:
+        first = True
+        async with aclosing(self._askers[number % len(self._askers)].ask(_ENDLESS, per_s)) as pieces:
+            async for text in pieces:
+                self._running += first
+                first = False
+                if self._measuring:
+                    now = now_ns()
+                    self._latencies_ms += [(now - made) / 1e6 for made in made_at(text)]

@@ -176,7 +176,7 @@ class Engine:
                     f"The embedded engine did not load {model.name} within {LOAD_LIMIT_S:g} s."
                 ) from None
             raise
-        server = OpenAICompatible(model.name, url, api_key=settings.api_key, slots=self._slots)
+        server = OpenAICompatible(model.name, url, api_key=settings.api_key, slots=self._slots, is_llama_cpp=True)
         self._ending = asyncio.create_task(_bury(process, server, said, self._ending))
         return RunningEngine(model.name, process, server, sha256)
 

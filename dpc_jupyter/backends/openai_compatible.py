@@ -20,10 +20,6 @@ CONNECT_TIMEOUT_S = 0.8
 LISTING_TIMEOUT_S = 0.9
 # llama.cpp and uvicorn (vLLM, Ray Serve) close an idle connection after 5 s; a request must not race with that.
 KEEPALIVE_S = 4.0
-# llama.cpp's server closes a connection after each streamed answer without having said so, and a request that
-# took the connection up again within that moment fails (measured: 1 of 9 back to back). Until a server shows
-# that it is another one, a connection is used once.
-_ONCE = {"Connection": "close"}
 _ERROR_BODY_BYTES = 16_384
 _LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
@@ -47,6 +43,8 @@ class OpenAICompatible:
         Its models take images, where the server itself does not tell (vLLM does not).
     slots : int
         How many generations it is asked for at once.
+    is_llama_cpp : bool, optional
+        It is llama.cpp's server; by default its first response tells.
 
     Raises
     ------
@@ -66,6 +64,7 @@ class OpenAICompatible:
         models: Sequence[str] = (),
         supports_vision: bool = False,
         slots: int = 4,
+        is_llama_cpp: bool | None = None,
     ) -> None:
         self.alias = alias
         self.slots = slots
@@ -75,7 +74,7 @@ class OpenAICompatible:
         url = _parsed(alias, base_url or os.environ.get("OPENAI_BASE_URL", ""))
         key = (api_key or os.environ.get(api_key_env, "")).strip()
         self._where = f"{alias} at {url}"
-        self._connection = _ONCE
+        self._is_llama_cpp = is_llama_cpp
         self._client = httpx.AsyncClient(
             base_url=url,
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -92,7 +91,7 @@ class OpenAICompatible:
         """What the server lists, within `LISTING_TIMEOUT_S` or a `BackendError`."""
         try:
             async with asyncio.timeout(LISTING_TIMEOUT_S):
-                response = await self._client.get("models", headers=self._connection)
+                response = await self._client.get("models", headers=self._headers)
                 self._learn(response)
         except TimeoutError:
             raise BackendError(f"{self._where} does not answer. Restart it, or ask another host.") from None
@@ -121,8 +120,8 @@ class OpenAICompatible:
             raise self._missing(generation.model)
         end = Finished(finish_reason="")
         try:
-            body = msgspec.json.encode(chat_request(generation))
-            headers = {"Content-Type": "application/json", **self._connection}
+            body = msgspec.json.encode(chat_request(generation, tell_progress=self._is_llama_cpp is True))
+            headers = {"Content-Type": "application/json", **self._headers}
             async with aconnect_sse(self._client, "POST", "chat/completions", content=body, headers=headers) as source:
                 self._learn(source.response)
                 if source.response.status_code != 200:
@@ -153,8 +152,14 @@ class OpenAICompatible:
         """Close every connection."""
         await self._client.aclose()
 
+    @property
+    def _headers(self) -> dict[str, str]:
+        # llama.cpp closes a connection after each streamed answer without having said so, and a request that
+        # takes it up within that moment fails (measured: 1 of 9 back to back). Others keep theirs open.
+        return {} if self._is_llama_cpp is False else {"Connection": "close"}
+
     def _learn(self, response: httpx.Response) -> None:
-        self._connection = _ONCE if "llama.cpp" in response.headers.get("server", "") else {}
+        self._is_llama_cpp = "llama.cpp" in response.headers.get("server", "")
 
     def _down(self) -> BackendError:
         return BackendError(f"{self._where} is not running. Start it, or correct base_url in providers.json.")

@@ -105,8 +105,12 @@ class Chunk(Struct, frozen=True):
         return Finished(reason or end.finish_reason, usage.prompt_tokens, usage.completion_tokens)
 
 
-def chat_request(generation: Generation) -> dict[str, Any]:
-    """The body of ``POST /v1/chat/completions``. Options that are not set are left to the server."""
+def chat_request(generation: Generation, *, tell_progress: bool = False) -> dict[str, Any]:
+    """The body of ``POST /v1/chat/completions``. Options that are not set are left to the server.
+
+    With `tell_progress` llama.cpp writes while it reads the prompt. Nobody needs the figures; only by writing
+    does it see that the asker has gone, and without them it reads a long prompt to its end for nobody.
+    """
     options = generation.options
     given = {
         "temperature": options.temperature,
@@ -124,6 +128,7 @@ def chat_request(generation: Generation) -> dict[str, Any]:
         "stream": True,
         "stream_options": {"include_usage": True},
         **{name: value for name, value in given.items() if value is not None},
+        **({"return_progress": True} if tell_progress else {}),
     }
 
 

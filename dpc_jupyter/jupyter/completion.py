@@ -4,43 +4,47 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from collections.abc import Iterable
-from types import SimpleNamespace
+import re
+from collections.abc import Callable, Iterable
 
-from IPython.core.interactiveshell import InteractiveShell
+from IPython.core.completer import CompletionContext, SimpleCompletion, SimpleMatcherResult, context_matcher
 from IPython.core.magic import Magics
 
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
 from dpc_jupyter.node.directory import Directory
 
+_MAGIC = re.compile(r"\s*%{1,2}(dpc_\w+)\s+(.*)", re.DOTALL)
+
 
 class Completer:
-    """Answers IPython's ``complete_command`` hook; never asks a peer, so that Tab never waits for one."""
+    """A matcher for IPython's completer; never asks a peer, so that Tab never waits for one."""
 
-    def __init__(self, notebook: Notebook) -> None:
+    def __init__(self, notebook: Notebook, magics: Iterable[Magics]) -> None:
         self._notebook = notebook
-        self._parsers: dict[str, argparse.ArgumentParser] = {}
+        self._parsers: dict[str, argparse.ArgumentParser] = {
+            name: parser
+            for group in magics
+            for name in {*group.magics["line"], *group.magics["cell"]}
+            if (parser := getattr(getattr(group, name), "parser", None)) is not None
+        }
 
-    def install(self, shell: InteractiveShell, magics: Iterable[Magics]) -> None:
-        """Complete every magic that reads arguments."""
-        for group in magics:
-            for name in {*group.magics["line"], *group.magics["cell"]}:
-                if (parser := getattr(getattr(group, name), "parser", None)) is not None:
-                    self._parsers[name] = parser
-                    for percent in ("%", "%%"):
-                        shell.set_hook("complete_command", self._complete, str_key=f"{percent}{name}")
+    def matcher(self) -> Callable[[CompletionContext], SimpleMatcherResult]:
+        """Make what ``Completer.custom_matchers`` takes; with an offer of ours, Python's names are not offered."""
 
-    def _complete(self, _shell: InteractiveShell, event: SimpleNamespace) -> list[str]:
-        before = event.text_until_cursor.split()
-        word = "" if event.text_until_cursor.endswith((" ", "\t")) else before.pop()
-        if not before:
-            return []  # the magic's own name, which IPython completes
-        name, typed = before[0].lstrip("%"), before[1:]
-        # IPython hands over what follows the last of its delimiters, and ':' is one: only that part may come back.
-        head = word[: len(word) - len(event.symbol)] if word.endswith(event.symbol) else word
-        found = (each for each in self._candidates(name, typed, word) if each.startswith(word) and each != word)
-        return [each[len(head) :] for each in found]
+        @context_matcher(identifier="dpc")  # type: ignore[untyped-decorator]
+        def match(context: CompletionContext) -> SimpleMatcherResult:
+            found = _MAGIC.fullmatch(context.text_until_cursor)
+            if found is None or found[1] not in self._parsers:
+                return {"completions": []}
+            *typed, word = re.split(r"\s+", found[2])
+            offers = [
+                each for each in self._candidates(found[1], typed, word) if each.startswith(word) and each != word
+            ]
+            completions = [SimpleCompletion(text=each) for each in offers]
+            return {"completions": completions, "matched_fragment": word, "ordered": True, "suppress": True}
+
+        return match
 
     def _candidates(self, name: str, typed: list[str], word: str) -> list[str]:
         parser = self._parsers[name]

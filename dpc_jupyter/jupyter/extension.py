@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 
@@ -13,31 +15,38 @@ from dpc_jupyter.jupyter.node_magics import NodeMagics
 from dpc_jupyter.jupyter.notebook import Notebook
 
 _QUESTION = re.compile(r"^([ \t]*)%dpc_ask[ \t]+(\S.*\?)[ \t]*$", re.MULTILINE)
-_NOTEBOOK = "_dpc_notebook"
+_LOADED = "_dpc_loaded"
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    notebook: Notebook
+    matcher: Any
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register the magics. No node is started, and nothing is listened to."""
     notebook = Notebook(shell.user_ns)
-    setattr(shell, _NOTEBOOK, notebook)
     magics = [kind(shell, notebook) for kind in (NodeMagics, AskMagics, AccessMagics)]
     shell.register_magics(*magics)
-    Completer(notebook).install(shell, magics)
+    loaded = _Loaded(notebook, Completer(notebook, magics).matcher())
+    shell.Completer.custom_matchers.append(loaded.matcher)
     shell.input_transformers_cleanup.append(keep_question_marks)
+    setattr(shell, _LOADED, loaded)
 
 
 def keep_question_marks(lines: list[str]) -> list[str]:
     """Let ``%dpc_ask What is it?`` ask: IPython reads a line's last question mark as a call for help."""
-    return [
-        _QUESTION.sub(lambda found: f"{found[1]}get_ipython().run_line_magic('dpc_ask', {found[2]!r})", line)
-        for line in lines
-    ]
+    return [_QUESTION.sub(_as_call, line) for line in lines]
+
+
+def _as_call(found: re.Match[str]) -> str:
+    return f"{found[1]}get_ipython().run_line_magic('dpc_ask', {found[2]!r})"
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Stop the node, if one runs."""
-    notebook: Notebook | None = getattr(shell, _NOTEBOOK, None)
-    if notebook is not None:
-        notebook.stop()
-        delattr(shell, _NOTEBOOK)
-        shell.input_transformers_cleanup.remove(keep_question_marks)
+    loaded: _Loaded = getattr(shell, _LOADED)
+    loaded.notebook.stop()
+    shell.Completer.custom_matchers.remove(loaded.matcher)
+    shell.input_transformers_cleanup.remove(keep_question_marks)

@@ -184,8 +184,12 @@ class AnswerStream:
             self._text.append(text)
         if thinking:
             self._thinking.append(thinking)
-        self._heard_at = time.monotonic()
-        self._clock = ("idle", self.request.clocks.idle_s)
+        if self._clock[0] == "idle":
+            self._heard_at = time.monotonic()
+        else:
+            # A host sends no status with its first text: the text says that the request runs.
+            self.status = RemoteInferenceStatus(self.request.request_id, "running")
+            self._set_clock("idle", self.request.clocks.idle_s)
         self._wake()
 
     def finish(self, outcome: Outcome) -> None:
@@ -302,9 +306,11 @@ class AnswerStream:
             self._waiter.set_result(None)
 
     def _set_clock(self, name: str, limit_s: float) -> None:
+        shorter = limit_s < self._clock[1]
         self._clock, self._heard_at = (name, limit_s), time.monotonic()
-        self._timer.cancel()
-        self._timer = self._loop.call_later(limit_s, self._check_clock)
+        if shorter:
+            self._timer.cancel()
+            self._timer = self._loop.call_later(limit_s, self._check_clock)
 
     def _check_clock(self) -> None:
         # One timer that looks when it fires, instead of one re-armed for every token.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import platform
+import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -72,6 +73,8 @@ class CoreService:
     def __init__(self, home: Home | None = None, *, name: str | None = None, registry: Registry | None = None) -> None:
         self.home = home or Home.default()
         self.session = str(uuid.uuid4())
+        # Request ids must differ, not be secret. Not the global generator: a notebook may have seeded it.
+        self._ids = random.Random()  # noqa: S311
         self.name = label(name or platform.node() or "node")
         self.identity = self.home.load_identity()
         self.access = Access(self.home)
@@ -89,6 +92,7 @@ class CoreService:
         self._stranger_asked_at: dict[str, float] = {}
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._writes: set[asyncio.Task[None]] = set()
 
     async def start(self, listen: tuple[str, int] | None = None) -> None:
         """Start the node. It listens only when told to.
@@ -130,11 +134,11 @@ class CoreService:
             stream.cancel()
         for task in list(self._tasks):
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
         await self._host.stop()
         await self._links.close(reason)
         await self._registry.close()
-        await asyncio.to_thread(self.ledger.close)
+        self.ledger.close()  # not in a thread: at the interpreter's end there are no new ones
 
     async def __aenter__(self) -> Self:
         return self
@@ -166,7 +170,8 @@ class CoreService:
         if uri is None:
             raise PeerNotConnected(f"No address of {label(where)} is known: use its dpc:// address once.")
         peer = await self._links.connect(uri, timeout_s)
-        await asyncio.to_thread(self.directory.remember, uri, peer.name, name)
+        # The disk is not waited for: a peer is of use before its address is safe.
+        self._write(self.directory.save, self.directory.remember(uri, peer.name, name))
         return self._peer_status(peer)
 
     async def disconnect(self, who: str) -> None:
@@ -264,7 +269,7 @@ class CoreService:
         """
         clocks = Clocks()
         request = InferenceRequest(
-            request_id=str(uuid.uuid4()),
+            request_id=str(uuid.UUID(int=self._ids.getrandbits(128), version=4)),
             messages=_conversation(prompt, system, messages, images),
             model=model,
             provider=provider,
@@ -376,7 +381,7 @@ class CoreService:
             case RemoteInferenceCancel():
                 self._host.cancel(peer, message.request_id)
             case GetProviders():
-                self._spawn(self._offer(peer, asked=True))
+                self._offer_soon(peer, asked=True)
             case ProvidersResponse():
                 self._take_offers(peer, message.providers)
             case BadRequest():
@@ -408,17 +413,15 @@ class CoreService:
         what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
         self._tell("access_requested", peer.node_id, what)
 
-    async def _note_pending(self, node_id: str, name: str, model: str) -> None:
-        try:
-            await asyncio.to_thread(self.home.note_pending, node_id, name, model, time.time())
-        except DpcError as error:
-            _log.warning("a refused node is not noted: %s", error)
-
-    async def _offer(self, peer: Peer, *, asked: bool) -> None:
+    def _offer_soon(self, peer: Peer, *, asked: bool) -> None:
+        """One answer for all that ask before it goes out."""
         if peer in self._offering:
             self._offering[peer] |= asked
-            return
-        self._offering[peer] = asked
+        else:
+            self._offering[peer] = asked
+            self._spawn(self._offer(peer))
+
+    async def _offer(self, peer: Peer) -> None:
         try:
             offers = await self._host.offers_for(peer.node_id)
         except DpcError as error:
@@ -432,7 +435,8 @@ class CoreService:
 
     def _take_offers(self, peer: Peer, offers: tuple[ProviderInfo, ...]) -> None:
         cleaned = tuple(
-            msgspec.structs.replace(o, alias=plain(o.alias), model=plain(o.model), type=label(o.type)) for o in offers
+            msgspec.structs.replace(o, alias=label(o.alias, 128), model=label(o.model, 256), type=label(o.type))
+            for o in offers
         )
         changed, peer.offers = cleaned != peer.offers, cleaned
         if (waiting := self._offer_waiters.pop(peer, None)) is not None:
@@ -457,7 +461,7 @@ class CoreService:
             if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
                 offered_at = time.monotonic()
                 for peer in list(self._offered):
-                    self._spawn(self._offer(peer, asked=False))
+                    self._offer_soon(peer, asked=False)
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
@@ -526,6 +530,17 @@ class CoreService:
             rtt_s=peer.rtt_s,
             models=peer.offers,
         )
+
+    def _write(self, write: Callable[..., object], *args: object) -> None:
+        async def guarded() -> None:
+            try:
+                await asyncio.to_thread(write, *args)
+            except (DpcError, OSError) as error:
+                _log.warning("the node's home cannot be written: %s", error)
+
+        task = asyncio.get_running_loop().create_task(guarded())
+        self._writes.add(task)
+        task.add_done_callback(self._writes.discard)
 
     def _spawn(self, work: Any) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)

@@ -17,6 +17,7 @@ from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 
+Change = Callable[[dict[str, Any]], dict[str, Any]]
 _NODE_ID = re.compile(r"dpc-node-[0-9a-f]{32}")
 
 
@@ -79,21 +80,28 @@ class Directory:
         """``node_id -> {"name", "uri", "last_seen"}`` of every peer that was dialled once."""
         return dict(self._known)
 
-    def remember(self, uri: PeerUri, claimed_name: str, given_name: str | None) -> None:
-        """Keep a peer that was dialled. It keeps the first name that it got; only a given name replaces that."""
-        entry = self._known.get(uri.node_id, {})
-        taken = {other.get("name") for node_id, other in self._known.items() if node_id != uri.node_id}
-        name = given_name or entry.get("name") or (claimed_name if claimed_name not in taken else "")
-        fresh = {"name": name, "uri": str(uri), "last_seen": int(time.time())}
+    def remember(self, uri: PeerUri, claimed_name: str, given_name: str | None) -> Change:
+        """Know a peer that was dialled, and return the change that `save` writes to disk.
 
-        def change(document: dict[str, Any]) -> dict[str, Any]:
-            if given_name:
-                for other in document.values():
-                    if other.get("name") == given_name:
-                        other["name"] = ""
-            return {**document, uri.node_id: fresh}
+        It keeps the first name that it got; only a given name replaces that.
+        """
 
-        self._known = self._home.edit_peers(change)
+        def change(known: dict[str, Any]) -> dict[str, Any]:
+            others = {n: dict(entry) for n, entry in known.items() if n != uri.node_id}
+            name = given_name or known.get(uri.node_id, {}).get("name")
+            for other in others.values():
+                if given_name and other.get("name") == given_name:
+                    other["name"] = ""
+            if not name:
+                name = "" if claimed_name in {other.get("name") for other in others.values()} else claimed_name
+            return {**others, uri.node_id: {"name": name, "uri": str(uri), "last_seen": int(time.time())}}
+
+        self._known = change(self._known)
+        return change
+
+    def save(self, change: Change) -> None:
+        """Write a change of `remember`; blocks on the disk."""
+        self._home.edit_peers(change)
 
     def name_of(self, peer: Peer | str) -> str:
         """What to call a node: the name given here, else the claimed one, else its short id."""

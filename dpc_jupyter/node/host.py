@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-import msgspec
+from msgspec import UNSET
 
 from dpc_jupyter.backends.base import Backend, Finished, Generation, ModelInfo
 from dpc_jupyter.backends.registry import Registry
@@ -46,6 +46,8 @@ from dpc_jupyter.scheduling import FairQueue, Queued, Refused
 OPEN_LIMIT = 64
 # Text of one request that waits for a slow reader; beyond it the engine is made to wait.
 OUTBOX_CHARS = 32 * 1024
+# An engine that never makes the loop wait must still let tokens out, and everyone else in.
+TURN_S = 0.001
 # A peer that answers PING but reads nothing of its answer must not hold a slot; as long as its own idle clock.
 READ_STALL_S = 60.0
 DENIED = "Access denied: You are not authorized to request inference"
@@ -74,10 +76,10 @@ class _Serving:
     pending_chars: int = 0
     next_index: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    news: RemoteInferenceStatus | None = None
 
-    @property
-    def streams(self) -> bool:
-        return self.request.stream and self.peer.extended
+    def __post_init__(self) -> None:
+        self.streams = self.request.stream and self.peer.extended
 
     def add(self, text: str, thinking: str) -> None:
         text, thinking = _encodable(text), _encodable(thinking)
@@ -92,6 +94,9 @@ class _Serving:
     def emit(self) -> None:
         """One chunk of all that has come since the last; in slices if an engine sent more than a frame holds."""
         text, thinking = "".join(self.text), "".join(self.thinking)
+        if self.news is not None and not text and not thinking:
+            self.peer.send(self.news)
+        self.news = None  # text says by itself that the request runs
         self.text.clear()
         self.thinking.clear()
         self.pending_chars = 0
@@ -102,10 +107,12 @@ class _Serving:
             self.peer.send(RemoteInferenceChunk(self.request.request_id, self.next_index, piece, thought))
             self.next_index += 1
 
-    def tell(self, state: str) -> None:
-        self.state = state
+    def tell(self, news: RemoteInferenceStatus) -> None:
+        """Send where the request stands at the end of this turn, unless text comes first."""
+        self.state = news.state
         if self.streams:
-            self.peer.send(RemoteInferenceStatus(self.request.request_id, state))  # type: ignore[arg-type]
+            self.news = news
+            self.peer.send_when_room(self)
 
 
 class Host:
@@ -231,25 +238,31 @@ class Host:
         generation = Generation(model.name, _conversation(request, model), request.options.clamped())
         await self._take_place(serving, backend)
         serving.started_at = time.monotonic()
-        serving.tell("loading" if model.warm is False else "running")
+        loading = model.warm is False
+        serving.tell(RemoteInferenceStatus(request.request_id, "loading" if loading else "running"))
         # Named after the resolved model is known: an edit made while it waited counts.
         self._authorise(peer.node_id, model.name)
+        turn_began = serving.started_at
         async with aclosing(backend.stream(generation)) as events:  # type: ignore[type-var]
             async for event in events:
                 if isinstance(event, Finished):
                     serving.finished = event
                     break
+                loop_turned = not serving.pending_chars
                 serving.add(event.text, event.thinking)
+                now = time.monotonic()
                 if serving.first_token_at is None:
-                    serving.first_token_at = time.monotonic()
+                    serving.first_token_at = now
                     serving.state = "running"
-                    # Lets the first token out even when the engine never makes the loop wait.
-                    await asyncio.sleep(0)
-                elif serving.streams and serving.pending_chars > OUTBOX_CHARS:
+                if loop_turned:
+                    turn_began = now
+                elif now - turn_began > TURN_S or serving.pending_chars > OUTBOX_CHARS:
                     await asyncio.sleep(0)
                     await self._room(peer)
         if serving.streams:
             await self._room(peer)
+        # Here and not in the callback, which runs a turn later: the last text and the response leave together.
+        self._close(serving, serving.cause)
 
     async def _room(self, peer: Peer) -> None:
         try:
@@ -308,8 +321,8 @@ class Host:
     def _tell_position(self, serving: _Serving, position: int, eta_s: float | None) -> None:
         serving.state, moved = "queued", serving.position != position
         serving.position = position
-        if moved and serving.streams:
-            serving.peer.send(RemoteInferenceStatus(serving.request.request_id, "queued", position, eta_s))
+        if moved:
+            serving.tell(RemoteInferenceStatus(serving.request.request_id, "queued", position, eta_s))
 
     def _tell_positions(self) -> None:
         for waiting, place in self._queue.positions().items():
@@ -317,6 +330,11 @@ class Host:
             self._tell_position(waiting, place.position, place.eta_s)
 
     def _ended(self, serving: _Serving, task: asyncio.Task[None]) -> None:
+        if self._open.get((serving.peer, serving.request.request_id)) is serving:
+            self._close(serving, _error_of(serving, task))
+
+    def _close(self, serving: _Serving, error: DpcError | None) -> None:
+        """Free the slot, respond, and note it: the one end of every request."""
         peer, request_id = serving.peer, serving.request.request_id
         del self._open[peer, request_id]
         self._open_of[peer] -= 1
@@ -325,14 +343,13 @@ class Host:
         self._may_start(self._queue.finish(serving))
         if serving.state not in ("resolving", "refused"):
             self._tell_positions()
-        error = _error_of(serving, task)
         now = time.monotonic()
         timings = Timings(
             queue_s=(serving.started_at or now) - serving.arrived_at,
             first_token_s=None if serving.first_token_at is None else serving.first_token_at - serving.arrived_at,
             total_s=now - serving.arrived_at,
         )
-        if not isinstance(error, PeerLost):
+        if not peer.closed:
             self._respond(serving, error, timings)
         self._ledger.record(
             Entry(
@@ -362,6 +379,9 @@ class Host:
         response = RemoteInferenceResponse(
             request_id=request_id,
             status="success",
+            response=UNSET if serving.streams else "".join(serving.text),
+            thinking="".join(serving.thinking) or None,
+            text_sha256=serving.digest.hexdigest() if serving.streams else None,
             model=serving.model,
             provider=serving.provider,
             prompt_tokens=done.prompt_tokens,
@@ -372,11 +392,6 @@ class Host:
             model_digest=done.digest,
             timings=timings,
         )
-        if serving.streams:
-            response = msgspec.structs.replace(response, text_sha256=serving.digest.hexdigest())
-        else:
-            thinking = "".join(serving.thinking)
-            response = msgspec.structs.replace(response, response="".join(serving.text), thinking=thinking or None)
         try:
             peer.send(response)
         except LocalProtocolError as too_large:
@@ -386,9 +401,7 @@ class Host:
 def _error_of(serving: _Serving, task: asyncio.Task[None]) -> DpcError | None:
     if serving.cause is not None:
         return serving.cause
-    if task.cancelled():
-        return RequestCancelled("The host is shutting down.")
-    error = task.exception()
+    error = BackendError("The engine gave up on this request.") if task.cancelled() else task.exception()
     if error is None or isinstance(error, InferenceError):
         return error
     # A bug of ours or of an engine's client: its type may be told, its text may quote the prompt.

@@ -6,11 +6,13 @@ A frame is its payload's length as 10 ASCII digits, then that many bytes of UTF-
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
+import msgspec
+
+from dpc_jupyter import strict_json
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
 
 HEADER_BYTES = 10
@@ -22,6 +24,8 @@ LIMIT_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 
 _HEADER = re.compile(rb"[0-9]{10}")
+_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(rb"[\[\]{}]")
 
 
 def encode_frame(payload: bytes) -> bytes:
@@ -79,51 +83,29 @@ class FrameDecoder:
             yield payload
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+def _check_depth(payload: bytes) -> None:
+    depth = 0
+    for bracket in _BRACKET.finditer(_STRING.sub(b"", payload)):
+        depth += 1 if bracket.group() in b"[{" else -1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
 
 
-def _finite(text: str) -> float:
-    value = float(text)
-    if not math.isfinite(value):
-        raise ValueError("a number is out of range")
-    return value
+def _decode_canonical(payload: bytes) -> Any:
+    """What msgspec reads, if writing it again gives the very same bytes, else None.
 
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key stands twice in one object")
-    return found
-
-
-_decode = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite).decode
-
-
-def _check_depth(text: str) -> None:
-    depth, in_string, escaped = 0, False, False
-    for char in text:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                in_string = False
-        elif char == '"':
-            in_string = True
-        elif char in "[{":
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise ValueError(f"nested deeper than {MAX_DEPTH}")
-        elif char in "]}":
-            depth -= 1
+    Only a text without duplicate keys, blanks or needless escapes comes back unchanged. Nodes of this package write
+    so, and reading and writing by msgspec costs a tenth of what the strict parser does.
+    """
+    try:
+        found = msgspec.json.decode(payload)
+        return found if msgspec.json.encode(found) == payload else None
+    except msgspec.DecodeError:
+        return None
 
 
 def decode_object(payload: bytes) -> dict[str, Any]:
     """Parse one payload strictly.
-
-    The standard library's parser is used, not msgspec's, because only it can see a duplicate key.
 
     Raises
     ------
@@ -131,12 +113,13 @@ def decode_object(payload: bytes) -> dict[str, Any]:
         Not UTF-8, not JSON, not an object, NaN or infinite, a duplicate key, a lone surrogate, or too deep.
     """
     try:
-        text = payload.decode("utf-8")
         if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
-            _check_depth(text)
-        found = _decode(text)
-        if b"\\u" in payload:
-            json.dumps(found, ensure_ascii=False).encode("utf-8")
+            _check_depth(payload)
+        found = _decode_canonical(payload)
+        if found is None:
+            found = strict_json.loads(payload.decode("utf-8"))
+            if b"\\u" in payload:
+                json.dumps(found, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         # UnicodeError is a ValueError. Its text is not repeated: it may quote the peer's bytes.
         raise RemoteProtocolError("The peer sent a frame that is not strict JSON.") from error

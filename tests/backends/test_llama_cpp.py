@@ -232,7 +232,7 @@ async def test_an_interrupt_of_the_kernels_process_group_does_not_reach_the_engi
 
 
 NODE = """
-import asyncio, os, sys
+import asyncio, os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from conftest import generation, whole
@@ -243,7 +243,8 @@ async def main():
     await whole(backend.stream(generation(max_tokens=1)))
     (engine,) = backend._engines.values()
     if os.fork() == 0:  # a child of the notebook's that outlives it and holds every pipe of it
-        await asyncio.sleep(20)
+        time.sleep(20)
+        os._exit(0)
     print(engine.pid, flush=True)
     await asyncio.sleep(60)
 

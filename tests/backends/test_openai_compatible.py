@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import time
 from contextlib import aclosing
 
@@ -39,6 +41,14 @@ def real(llama_server: LlamaServer, closing: list[Backend]) -> OpenAICompatible:
     return backend
 
 
+async def busy(server: LlamaServer) -> bool:
+    return await server.busy_slots() > 0
+
+
+async def idle(server: LlamaServer) -> bool:
+    return await server.busy_slots() == 0
+
+
 async def test_a_real_server_streams_with_its_own_counts(real: OpenAICompatible) -> None:
     answer = await whole(real.stream(generation(LONG, max_tokens=20)))
     assert answer.deltas >= 19
@@ -73,10 +83,6 @@ async def test_closing_the_iterator_frees_a_real_servers_slot_at_once(
     assert time.perf_counter() - began < 0.5
 
 
-async def idle(server: LlamaServer) -> bool:
-    return await server.busy_slots() == 0
-
-
 async def test_cancelling_the_task_frees_a_real_servers_slot(real: OpenAICompatible, llama_server: LlamaServer) -> None:
     asking = asyncio.create_task(whole(real.stream(generation(LONG, max_tokens=1500))))
     await until(lambda: busy(llama_server))
@@ -86,8 +92,16 @@ async def test_cancelling_the_task_frees_a_real_servers_slot(real: OpenAICompati
     await until(lambda: idle(llama_server), limit_s=1.5)
 
 
-async def busy(server: LlamaServer) -> bool:
-    return await server.busy_slots() > 0
+async def test_cancelling_while_a_long_prompt_is_read_frees_a_real_servers_slot(
+    real: OpenAICompatible, llama_server: LlamaServer
+) -> None:
+    await real.models()  # as the registry does first; it tells that this is llama.cpp
+    asking = asyncio.create_task(whole(real.stream(generation("word " * 1900, max_tokens=50))))
+    await until(lambda: busy(llama_server))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await until(lambda: idle(llama_server), limit_s=2.5)  # reading it to its end takes 15 s
 
 
 async def test_a_real_server_that_refuses_the_key_names_the_variable(
@@ -126,12 +140,20 @@ async def test_an_engine_that_is_down_is_named_within_a_second(dead_url: str, cl
 
 
 async def test_an_address_that_swallows_packets_is_named_within_a_second(closing: list[Backend]) -> None:
-    backend = OpenAICompatible("far", "http://192.0.2.1:8000")  # TEST-NET-1 (RFC 5737)
-    closing.append(backend)
-    began = time.perf_counter()
-    with pytest.raises(BackendError, match=r"far at http://192\.0\.2\.1:8000/v1 is not running"):
-        await whole(backend.stream(generation()))
-    assert time.perf_counter() - began < 1.2
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # its backlog is full after these, and the kernel drops what comes then
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        backend = OpenAICompatible("far", f"http://127.0.0.1:{full.getsockname()[1]}")
+        closing.append(backend)
+        began = time.perf_counter()
+        with pytest.raises(BackendError, match=r"far at http://127\.0\.0\.1:\d+/v1 is not running"):
+            await whole(backend.stream(generation()))
+        assert 0.5 < time.perf_counter() - began < 1.2
 
 
 async def test_an_engine_that_never_lists_its_models_is_named_within_a_second(closing: list[Backend]) -> None:

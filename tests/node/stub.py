@@ -94,6 +94,7 @@ class StubEngine:
         except asyncio.CancelledError:
             if not self.stubborn:
                 raise
+            self.gate.set()
 
     async def close(self) -> None:
         pass

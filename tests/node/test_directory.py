@@ -7,7 +7,6 @@ from node.conftest import MakeHome, MakeNode, MakePair, Pair
 
 from dpc_jupyter.errors import HandshakeError, PeerNotConnected, UriError
 from dpc_jupyter.firewall import Rules
-from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.directory import Directory, PeerUri, short
 
 ID = "dpc-node-" + "5a" * 16
@@ -44,7 +43,7 @@ def test_what_is_no_address_is_refused_with_the_shape(text: str) -> None:
 def directory(make_home: MakeHome) -> Directory:
     rules = Rules.parse('{"nodes": {"%s": {"name": "carol"}}}' % OTHER)
     found = Directory(make_home("d"), lambda: rules)
-    found.remember(PeerUri("h", 1, ID), "anna", None)
+    found.save(found.remember(PeerUri("h", 1, ID), "anna", None))
     return found
 
 
@@ -57,7 +56,7 @@ def test_a_node_is_found_by_name_id_and_beginning(directory: Directory, words: s
 
 
 def test_a_beginning_that_two_share_is_ambiguous(directory: Directory) -> None:
-    directory.remember(PeerUri("h", 2, OTHER), "bea", None)
+    directory.save(directory.remember(PeerUri("h", 2, OTHER), "bea", None))
     with pytest.raises(PeerNotConnected, match=f"may be {ID} or {OTHER}: use the node id"):
         directory.find("dpc-node-5", [])
 
@@ -68,9 +67,9 @@ def test_nobody_of_that_name_lists_who_is_known(directory: Directory) -> None:
 
 
 def test_a_name_is_kept_by_the_first_who_had_it_unless_a_user_gives_it_away(directory: Directory) -> None:
-    directory.remember(PeerUri("h", 2, OTHER), "anna", None)
+    directory.save(directory.remember(PeerUri("h", 2, OTHER), "anna", None))
     assert directory.find("anna", []) == ID
-    directory.remember(PeerUri("h", 2, OTHER), "whatever", "anna")
+    directory.save(directory.remember(PeerUri("h", 2, OTHER), "whatever", "anna"))
     assert directory.find("anna", []) == OTHER
 
 
@@ -88,7 +87,8 @@ def test_names_and_addresses_survive_a_restart(directory: Directory) -> None:
 
 
 async def test_an_inbound_peer_that_claims_a_known_name_does_not_win(allowed: Pair, make_node: MakeNode) -> None:
-    mallory: CoreService = await make_node("anna")
+    mallory = await make_node("mallory")
+    mallory._links._name = "anna"
     victim = await make_node("victim", listen=True)
     await victim.connect(str(allowed.host.uri), name="anna")
     await mallory.connect(str(victim.uri))

@@ -25,8 +25,9 @@ async def test_queued_positions_go_down_until_the_request_runs(make_pair: MakePa
 
     async def follow() -> None:
         async for _ in third:
-            if third.status is not None and (third.status.state, third.status.position) not in seen:
-                seen.append((third.status.state, third.status.position))
+            shown = pair.asker.status().asking[-1]
+            if (shown.state, shown.position) not in seen:
+                seen.append((shown.state, shown.position))
 
     following = asyncio.create_task(follow())
     await until(lambda: ("queued", 2) in seen)

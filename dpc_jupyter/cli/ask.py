@@ -1,0 +1,64 @@
+"""``dpc-jupyter ask``: one question, streamed to the terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dpc_jupyter.cli.console import home_of, run
+from dpc_jupyter.home import Home
+from dpc_jupyter.node.answer import TextDelta
+from dpc_jupyter.node.core_service import LOCAL, CoreService
+from dpc_jupyter.terminal import TerminalAnswer
+from dpc_jupyter.wording import provenance, read_image, waiting
+
+
+def ask(
+    ctx: typer.Context,
+    prompt: Annotated[str, typer.Argument(help="The question; - reads it from standard input.")],
+    host: Annotated[str, typer.Option("--host", "-H", help="A dpc:// address, or a peer's name.")] = LOCAL,
+    model: Annotated[str | None, typer.Option("--model", "-m")] = None,
+    provider: Annotated[str | None, typer.Option("--provider", "-p")] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", "-t")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer; default: 2048.")] = None,
+    seed: Annotated[int | None, typer.Option()] = None,
+    timeout: Annotated[float | None, typer.Option(help="Longest silence in seconds; default: 60.")] = None,
+    image: Annotated[list[Path] | None, typer.Option(help="A picture for the model; may be repeated.")] = None,
+    raw: Annotated[bool, typer.Option(help="The text and nothing else.")] = False,
+) -> None:
+    """Ask a model, here or on a peer's machine. Ctrl-C stops it, there too."""
+    sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
+    question = {
+        "prompt": sys.stdin.read() if prompt == "-" else prompt,
+        "model": model,
+        "provider": provider,
+        "system": system,
+        "images": [read_image(path) for path in image or ()],
+        "options": {name: value for name, value in sampling.items() if value is not None},
+        "timeout_s": timeout,
+    }
+    run(_ask(home_of(ctx), host, question, TerminalAnswer(sys.stdout, quiet=raw)))
+
+
+async def _ask(home: Home, where: str, question: dict[str, Any], terminal: TerminalAnswer) -> None:
+    async with CoreService(home) as service:
+        await service.start()
+        host = where if where == LOCAL else (await service.connect(where)).node_id
+        stream = service.execute_ai_query(compute_host=host, **question)
+        started = time.monotonic()
+        terminal.wait(waiting(None, stream.host_name, question["model"], 0))
+        try:
+            async for item in stream:
+                if isinstance(item, TextDelta):
+                    terminal.add(item.text)
+                else:
+                    waited_s = time.monotonic() - started
+                    terminal.wait(waiting(item, stream.host_name, question["model"], waited_s))
+        finally:
+            stream.cancel()
+            terminal.end(provenance(stream.answer) if stream.answer.text else "")

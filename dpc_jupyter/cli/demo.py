@@ -1,0 +1,257 @@
+"""``dpc-jupyter demo``: a host in one process, a notebook in another, and an answer between them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import typer
+
+from dpc_jupyter import firewall
+from dpc_jupyter.backends.models import SMOLLM2
+from dpc_jupyter.cli.console import out, say
+from dpc_jupyter.cli.models import fetch_with_progress
+from dpc_jupyter.errors import BackendError, ConfigError, DpcError
+from dpc_jupyter.home import Home
+from dpc_jupyter.sanitize import plain
+from dpc_jupyter.wording import duration
+
+NOTEBOOK = "01_quickstart.ipynb"
+PRIVATE_MODEL = "smollm2:135m-private"
+_HOST_START_S = 30.0
+_CELL_LIMIT_S = 120
+
+
+def demo(
+    lab: Annotated[bool, typer.Option("--lab", help="Keep the host, and open JupyterLab beside it.")] = False,
+) -> None:
+    """Run a host and the quickstart notebook on this machine, in ./.demo, and show what passed between them."""
+    folder = Path.cwd() / ".demo"
+    started = time.monotonic()
+    place = prepare(folder)
+    with running_host(place) as uri:
+        say(f"host up: {uri}")
+        if lab:
+            _open_lab(place, uri)
+            return
+        report = run_notebook(place, uri)
+    _print(report, place, time.monotonic() - started)
+    if report.failure:
+        raise DpcError(report.failure)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The demo's folder: two homes as of two people, and the notebook."""
+
+    folder: Path
+    host: Home
+    asker: Home
+
+    @property
+    def asker_environment(self) -> dict[str, str]:
+        """What keeps a kernel, or JupyterLab, from touching the user's own settings."""
+        jupyter = self.folder / "jupyter"
+        return {
+            "DPC_HOME": str(self.asker.path),
+            "IPYTHONDIR": str(self.folder / "ipython"),
+            "JUPYTER_CONFIG_DIR": str(jupyter / "config"),
+            "JUPYTER_DATA_DIR": str(jupyter / "data"),
+            "JUPYTER_RUNTIME_DIR": str(jupyter / "runtime"),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the notebook's outputs say; `failure` is the sentence when that is not what the demo promises."""
+
+    text: str
+    facts: dict[str, Any]
+    refusal: str
+    host_id: str
+    asker_id: str
+
+    @property
+    def failure(self) -> str:
+        """Empty if a model of the host answered, and the other model was refused."""
+        if not self.text.strip():
+            return "The demo failed: the answer is empty."
+        if self.facts.get("host") != self.host_id:
+            return f"The demo failed: the answer came from {self.facts.get('host')}, not from the host."
+        if not self.refusal:
+            return f"The demo failed: {PRIVATE_MODEL} was not refused."
+        return ""
+
+
+def prepare(folder: Path) -> Place:
+    """Two fresh homes and the model, which is kept between runs."""
+    for name in ("host", "asker", "ipython", "jupyter"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    weights = fetch_with_progress(folder / "models")
+    say("making two identities")
+    place = Place(folder, Home(folder / "host"), Home(folder / "asker"))
+    host_id, asker_id = place.host.load_identity().node_id, place.asker.load_identity().node_id
+    assert host_id != asker_id
+    place.host.edit_access(lambda document: firewall.set_enabled(document, True))
+    place.host.edit_access(
+        lambda document: firewall.allow(document, asker_id, name="demo-notebook", models=[SMOLLM2.name])
+    )
+    engine = {"type": "llama_cpp", "model": str(weights), "context_window": SMOLLM2.context_window}
+    providers = [
+        {"alias": "embedded", "name": SMOLLM2.name, **engine},
+        {"alias": "private", "name": PRIVATE_MODEL, **engine},
+    ]
+    (place.host.path / "providers.json").write_bytes(msgspec.json.encode({"providers": providers}))
+    (place.host.path / "providers.json").chmod(0o600)
+    return place
+
+
+@contextmanager
+def running_host(place: Place) -> Iterator[str]:
+    """A host in a process of its own, as ``dpc-jupyter serve`` starts it; its address."""
+    log = place.folder / "host.log"
+    command = [sys.executable, "-m", "dpc_jupyter.cli", "serve", "--listen", "127.0.0.1", "--port", "0"]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [*command, "--name", "demo-host"],
+            env={**os.environ, "DPC_HOME": str(place.host.path)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            start_new_session=True,  # Ctrl-C is ours to handle
+        ) as host,
+    ):
+        try:
+            assert host.stdout is not None
+            uri = host.stdout.readline().strip()  # it prints its address, or ends
+            if not uri.startswith("dpc://"):
+                raise BackendError(f"The demo's host did not start; see {log}.")
+            yield uri
+        finally:
+            _end(host)
+
+
+def run_notebook(place: Place, uri: str) -> Report:
+    """Run the quickstart with a real kernel, and write it down as it ran."""
+    os.environ.update(place.asker_environment)
+    try:
+        import nbformat
+        from nbclient import NotebookClient
+        from nbclient.exceptions import CellExecutionError
+    except ImportError:
+        raise ConfigError('The demo runs a notebook: pip install "dpc-jupyter[notebook]"') from None
+    notebook = nbformat.read(notebook_path(), as_version=4)
+    client = NotebookClient(
+        notebook,
+        timeout=_CELL_LIMIT_S,
+        kernel_name="python3",
+        extra_arguments=["--IPKernelApp.log_level=40"],  # it warns that loopback is not encrypted
+        resources={"metadata": {"path": str(place.folder)}},
+        on_cell_start=_say_cell,
+    )
+    say("starting the notebook's kernel")
+    failure = ""
+    try:
+        client.execute(env={**os.environ, "DPC_DEMO_HOST": uri})
+    except CellExecutionError as error:
+        failure = f"The demo failed in a cell: {plain(error.evalue, 500)}"
+    nbformat.write(notebook, place.folder / NOTEBOOK)
+    if failure:
+        raise DpcError(failure)
+    return _report(notebook.cells, place)
+
+
+def notebook_path() -> Path:
+    """The quickstart: package data of an installed wheel, else the checkout's."""
+    package = Path(__file__).parents[1]
+    installed = package / "notebooks" / NOTEBOOK
+    return installed if installed.exists() else package.parent / "notebooks" / NOTEBOOK
+
+
+def _say_cell(cell: Any, cell_index: int) -> None:
+    if cell.cell_type == "code":
+        say(f"  [{cell_index}] {cell.source.strip().splitlines()[0][:100]}")
+
+
+def _report(cells: list[Any], place: Place) -> Report:
+    outputs = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
+    answers = [output for output in outputs if "dpc" in output.get("metadata", {}) and output.metadata["dpc"]["model"]]
+    answer = answers[0] if answers else None
+    refusals = [output.evalue for output in outputs if output.output_type == "error" and output.ename == "AccessDenied"]
+    return Report(
+        text="" if answer is None else answer["data"]["text/plain"].rpartition("\n\n")[0],
+        facts={} if answer is None else answer.metadata["dpc"],
+        refusal=refusals[0] if refusals else "",
+        host_id=place.host.load_identity().node_id,
+        asker_id=place.asker.load_identity().node_id,
+    )
+
+
+def _print(report: Report, place: Place, took_s: float) -> None:
+    timings = report.facts.get("timings", {})
+    first_s, rate = timings.get("first_token_s"), timings.get("tokens_per_s")
+    out.print()
+    out.print(f"{report.facts.get('model')} on {report.facts.get('host_name')} answered:", markup=False, style="bold")
+    out.print(plain(report.text).strip(), markup=False, style="cyan")
+    out.print()
+    facts = {
+        "host": report.host_id,
+        "notebook": report.asker_id,
+        "first token": "none" if first_s is None else f"after {duration(first_s)}",
+        "speed": "unknown" if rate is None else f"{rate:.0f} tokens a second",
+        "refused": plain(report.refusal) or "nothing",
+        "as it ran": str(place.folder / NOTEBOOK),
+        "took": f"{took_s:.0f} s",
+        "go on": "make lab" if Path("Makefile").exists() else "dpc-jupyter demo --lab",
+    }
+    for name, fact in facts.items():
+        out.print(f"{name:<12}{fact}", markup=False)
+
+
+def _open_lab(place: Place, uri: str) -> None:
+    folder = place.folder / "lab"
+    folder.mkdir(exist_ok=True)
+    if not (folder / NOTEBOOK).exists():
+        shutil.copy(notebook_path(), folder / NOTEBOOK)
+    settings = Path(place.asker_environment["JUPYTER_CONFIG_DIR"]) / "labconfig" / "page_config.json"
+    settings.parent.mkdir(parents=True)
+    # Whether the user wants JupyterLab's news is not this demo's question to ask.
+    settings.write_text('{"disabledExtensions": {"@jupyterlab/apputils-extension:announcements": true}}')
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "jupyterlab", "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={port}"]
+    command += [f"--ServerApp.root_dir={folder}", NOTEBOOK]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        command.append("--allow-root")
+    environment = {**os.environ, **place.asker_environment, "DPC_DEMO_HOST": uri}
+    say(f"JupyterLab on http://127.0.0.1:{port}/lab/tree/{NOTEBOOK}; Ctrl-C ends it and the host")
+    with subprocess.Popen(command, env=environment, start_new_session=True) as lab:
+        try:
+            if lab.wait() != 0:
+                raise ConfigError("JupyterLab did not start: pip install jupyterlab")
+        except KeyboardInterrupt:
+            say("Stopping.")
+        finally:
+            _end(lab)
+
+
+def _end(process: subprocess.Popen[Any]) -> None:
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(5)
+        return
+    process.kill()

