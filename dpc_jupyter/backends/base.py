@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -85,7 +85,7 @@ class Backend(Protocol):
             The engine does not answer; within a second.
         """
 
-    def stream(self, generation: Generation) -> AsyncIterator[Delta | Finished]:
+    def stream(self, generation: Generation) -> AsyncGenerator[Delta | Finished, None]:
         """Yield deltas, then one `Finished`. Closing the iterator stops the engine at once.
 
         Raises

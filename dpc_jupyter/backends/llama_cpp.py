@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import replace
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from dpc_jupyter.backends.base import Delta, Finished, Generation, ModelInfo
 from dpc_jupyter.backends.llama_engine import Engine
-from dpc_jupyter.backends.models import LocalModel, known_digest, list_local
+from dpc_jupyter.backends.models import LocalModel, PublishedModel, fetch, known_digest, list_local
 from dpc_jupyter.errors import BackendError, ModelNotFound
 
 IDLE_S = 600.0
@@ -29,6 +30,8 @@ class LlamaCpp:
         The models folder.
     model : LocalModel, optional
         Serve this one alone; by default whatever lies in `folder`, looked up anew each time.
+    published : PublishedModel, optional
+        Offered while `folder` holds no model, and fetched with the first request for it.
     slots : int
         Generations at once.
     context_window : int, optional
@@ -45,6 +48,7 @@ class LlamaCpp:
         folder: Path,
         *,
         model: LocalModel | None = None,
+        published: PublishedModel | None = None,
         slots: int = SLOTS,
         context_window: int | None = None,
         idle_s: float = IDLE_S,
@@ -53,6 +57,7 @@ class LlamaCpp:
         self.slots = slots
         self._folder = folder
         self._model = model
+        self._published = published
         self._context_window = context_window
         self._idle_s = idle_s
         self._engines: dict[LocalModel, Engine] = {}
@@ -88,6 +93,8 @@ class LlamaCpp:
             raise ModelNotFound(
                 f"Model '{generation.model}' not found. Run `dpc-jupyter models list` to see what {self.alias} has."
             )
+        if self._published is not None and not model.path.exists():
+            await asyncio.to_thread(fetch, self._folder, model=self._published)
         engine = self._engine(model)
         async with engine.lease() as running:
             try:
@@ -105,7 +112,10 @@ class LlamaCpp:
 
     def _local(self) -> list[LocalModel]:
         if self._model is None:
-            return list_local(self._folder)
+            found = list_local(self._folder)
+            if not found and self._published is not None:
+                return [self._published.in_folder(self._folder)]
+            return found
         return [self._model] if self._model.path.exists() else []
 
     def _engine(self, model: LocalModel) -> Engine:

@@ -69,6 +69,10 @@ class PublishedModel:
         """The GGUF's name in the models folder (a colon, as in `name`, is no file name on Windows)."""
         return Path(self.member).name
 
+    def in_folder(self, folder: Path) -> LocalModel:
+        """The model as a file of `folder`, fetched or not."""
+        return LocalModel(self.name, folder / self.file_name, self.context_window)
+
 
 SMOLLM2 = PublishedModel(
     name="smollm2:135m",
@@ -92,7 +96,7 @@ def list_local(folder: Path) -> list[LocalModel]:
     found: list[LocalModel] = []
     for path in sorted(folder.glob("*.gguf")):
         if path.name == SMOLLM2.file_name:
-            found.insert(0, LocalModel(SMOLLM2.name, path, SMOLLM2.context_window))
+            found.insert(0, SMOLLM2.in_folder(folder))
         elif not path.name.startswith((".", "mmproj")) and not _LATER_PART.search(path.stem):
             found.append(LocalModel(path.stem, path))
     return found

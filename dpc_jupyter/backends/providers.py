@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -104,7 +105,7 @@ class LlamaCppEntry(Struct, frozen=True, forbid_unknown_fields=True, tag_field="
                 raise ConfigError("it has a name but no model")
             return None
         if self.model == SMOLLM2.name:
-            return LocalModel(self.name or self.model, folder / SMOLLM2.file_name, SMOLLM2.context_window)
+            return replace(SMOLLM2.in_folder(folder), name=self.name or self.model)
         path = folder / Path(self.model).expanduser()
         return LocalModel(self.name or path.stem, path)
 
@@ -154,7 +155,7 @@ async def default_backends(folder: Path) -> list[Backend]:
             if await ollama.models():
                 return [ollama]
         await ollama.close()
-    return [LlamaCpp("embedded", folder)]
+    return [LlamaCpp("embedded", folder, published=SMOLLM2)]
 
 
 async def _ollama_listens() -> bool:

@@ -107,8 +107,9 @@ _LIMITS: Mapping[str | _Leaf, _Shape] = {
     "queued": _count(0, 1024),
 }
 _TERMS: Mapping[str | _Leaf, _Shape] = {"allowed_models": [_MODEL], "limits": _LIMITS}
+_COMPUTE: Mapping[str | _Leaf, _Shape] = {"enabled": _FLAG, "allow_groups": [GROUP], "allow_nodes": [NODE], **_TERMS}
 _SECTIONS: Mapping[str, _Shape] = {
-    "compute": {"enabled": _FLAG, "allow_groups": [GROUP], "allow_nodes": [NODE], **_TERMS},
+    "compute": _COMPUTE,
     "node_groups": {GROUP: [NODE]},
     "groups": {GROUP: _TERMS},
     "nodes": {NODE: {"name": _NAME, "legacy_ok": _FLAG, "expires": _MOMENT, **_TERMS}},
@@ -120,6 +121,8 @@ def _validate(document: Document) -> None:
     for key, section in plain(document).items():
         if key in _SECTIONS:
             _check(section, _SECTIONS[key], (key,))
+        elif key in _COMPUTE:  # ignoring it would lose what it restricts
+            raise _Wrong((key,), f"{key!r} belongs inside 'compute'")
         elif key not in _THEIRS and (near := get_close_matches(key.casefold(), _SECTIONS)):
             raise _Wrong((key,), f"unknown key {key!r}; did you mean {near[0]!r}?")
     known = {*document.get("node_groups", {}), *document.get("compute", {}).get("allow_groups", [])}

@@ -32,7 +32,7 @@ class Completer:
     def matcher(self) -> Callable[[CompletionContext], SimpleMatcherResult]:
         """Make what ``Completer.custom_matchers`` takes; with an offer of ours, Python's names are not offered."""
 
-        @context_matcher(identifier="dpc")  # type: ignore[untyped-decorator]
+        @context_matcher(identifier="dpc")
         def match(context: CompletionContext) -> SimpleMatcherResult:
             found = _MAGIC.fullmatch(context.text_until_cursor)
             if found is None or found[1] not in self._parsers:
@@ -44,7 +44,8 @@ class Completer:
             completions = [SimpleCompletion(text=each) for each in offers]
             return {"completions": completions, "matched_fragment": word, "ordered": True, "suppress": True}
 
-        return match
+        matcher: Callable[[CompletionContext], SimpleMatcherResult] = match
+        return matcher
 
     def _candidates(self, name: str, typed: list[str], word: str) -> list[str]:
         parser = self._parsers[name]

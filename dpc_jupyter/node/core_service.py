@@ -318,7 +318,7 @@ class CoreService:
             state = "loading" if model.warm is False else "running"
             stream.take_status(RemoteInferenceStatus(request.request_id, state))  # type: ignore[arg-type]
             generation = Generation(model.name, request.messages, request.options.clamped())
-            async with aclosing(backend.stream(generation)) as events:  # type: ignore[type-var]
+            async with aclosing(backend.stream(generation)) as events:
                 async for event in events:
                     if isinstance(event, Finished):
                         usage = Usage(event.prompt_tokens, event.response_tokens)

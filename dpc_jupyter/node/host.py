@@ -243,7 +243,7 @@ class Host:
         # Named after the resolved model is known: an edit made while it waited counts.
         self._authorise(peer.node_id, model.name)
         turn_began = serving.started_at
-        async with aclosing(backend.stream(generation)) as events:  # type: ignore[type-var]
+        async with aclosing(backend.stream(generation)) as events:
             async for event in events:
                 if isinstance(event, Finished):
                     serving.finished = event

@@ -24,7 +24,8 @@ LIMIT_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 
 _HEADER = re.compile(rb"[0-9]{10}")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive, and an unterminated string runs to the end: on hostile text the search stays linear.
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 _BRACKET = re.compile(rb"[\[\]{}]")
 
 

@@ -156,3 +156,9 @@ def test_whatever_the_file_holds_it_is_either_valid_or_refused(text: str) -> Non
         assert error.sentence.startswith("line ")
     else:
         assert found.explain(ANNA, "m", NOW).allowed == found.can_request_inference(ANNA, "m", NOW)
+
+
+@pytest.mark.parametrize("key", ["enabled", "allowed_models", "limits"])
+def test_a_restriction_beside_compute_instead_of_in_it_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=f"line 2, column .*: '{key}' belongs inside 'compute'"):
+        Rules.parse(f'{{"compute": {{}},\n "{key}": {{}}}}')

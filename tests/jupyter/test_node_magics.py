@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import json
+
+from running_host import RunningHost
+
+from dpc_jupyter.home import Home
+from dpc_jupyter.identity import Identity
+from jupyter.conftest import StubHost
+from jupyter.kernel import Kernel
+
+
+def test_a_node_that_only_asks_does_not_listen_and_sharing_gives_an_address(
+    kernel: Kernel, asker: Identity, asker_home: Home
+) -> None:
+    assert kernel.ok("%dpc_status").stdout.startswith("No node runs")
+    first = kernel.ok("%dpc_start --name bob").stdout
+    assert first.startswith(f"bob is {asker.node_id}.\nSharing is off")
+    assert "dpc://" not in first
+    assert kernel.ok("%dpc_start").stdout == first
+    shared = kernel.ok("%dpc_start --share --listen 127.0.0.1 --port 0").stdout
+    assert "Nobody is let in yet: %dpc_firewall allow NODE_ID" in shared
+    assert f"?node_id={asker.node_id}" in shared.splitlines()[-1]
+    assert kernel.ok("%dpc_start --share").stdout == shared.replace("Port", "Port")
+    assert json.loads((asker_home.path / ".dpc_access.json").read_text())["compute"]["enabled"] is True
+    assert kernel.ok("%dpc_stop").stdout == "The node is stopped.\n"
+    assert kernel.ok("%dpc_stop").stdout == "No node runs.\n"
+    assert kernel.ok("%dpc_start").status == "ok"
+
+
+def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> None:
+    node_id = "dpc-node-" + "d" * 32
+    assert "Sharing is off" in kernel.ok("%dpc_firewall").stdout
+    kernel.ok("%dpc_firewall on")
+    allowed = kernel.ok(f"%dpc_firewall allow {node_id} --name dave --model llama3.1:8b --for 7d")
+    assert allowed.stdout.startswith("yes: line ")
+    assert kernel.ok("%dpc_firewall explain dave llama3.1:8b").stdout.startswith("yes: ")
+    refused = kernel.ok("%dpc_firewall explain dave llama3-70b").stdout
+    assert refused.startswith("no: line ") and "allowed_models of dave: llama3.1:8b" in refused
+    shown = kernel.ok("%dpc_firewall show")
+    assert "dave" in shown.text and "llama3.1:8b" in shown.text
+    kernel.ok("%dpc_start")
+    kernel.ok("%dpc_firewall allow dave llama3-70b")
+    assert kernel.ok("%dpc_firewall explain dave llama3-70b").stdout.startswith("yes: ")
+    assert kernel.ok("%dpc_firewall deny dave").stdout.startswith("no: ")
+    assert kernel.ok("%dpc_firewall off").stdout == "Sharing is off.\n"
+    assert kernel.ok("%dpc_firewall pending").stdout == "Nobody has asked and been refused.\n"
+
+
+def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: RunningHost) -> None:
+    kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
+    assert "anna" in kernel.ok("%dpc_peers").text and "TLS to it" in kernel.ok("%dpc_peers").text
+    models = kernel.ok("%dpc_models anna").text
+    assert "smollm2:135m" in models and "private" not in models
+    kernel.ok("%dpc_ask -H anna --max-tokens 4 Hello")
+    assert "anna" in kernel.ok("%dpc_usage").text and "smollm2:135m" in kernel.ok("%dpc_usage").text
+    assert "anna" in kernel.ok("%dpc_status").text
+    assert kernel.ok("%dpc_disconnect anna").stdout == "Disconnected from anna.\n"
+    assert kernel.ok("%dpc_peers").stdout.startswith("Nobody is linked")
+    assert "Try %dpc_connect anna" in kernel.run("%dpc_ask -H anna Hello").sentence
+
+
+def test_one_who_is_not_let_in_is_told_what_to_send(kernel: Kernel, stub_host: StubHost, asker: Identity) -> None:
+    stub_host.node.service.access.deny(asker.node_id)
+    said = kernel.ok(f"%dpc_connect {stub_host.uri} --name anna").stdout
+    assert f"anna has not let you in yet. Send its owner your node id: {asker.node_id}" in said
+    assert kernel.run("%dpc_ask -H anna Hello").sentence.startswith("Access denied")
+    assert asker.node_id in stub_host.node.service.access.pending()
+
+
+def test_a_hostile_peer_name_and_model_name_are_shown_harmless(kernel: Kernel, stub_host: StubHost) -> None:
+    stub_host.engine.names = ("<img src=x onerror=alert(1)>\x1b[31m",)
+    said = kernel.ok(f"%dpc_connect {stub_host.uri} --name 'a<b>\x07c'").stdout
+    assert "\x1b" not in said and "\x07" not in said
+    shown = kernel.ok("%dpc_models a<b>c").shown
+    assert "<img" not in shown["text/html"] and "\x1b" not in shown["text/plain"]
+
+
+def test_loading_costs_nothing_that_is_not_used_and_unloading_stops_the_node(kernel: Kernel) -> None:
+    heavy = "[m for m in ('httpx', 'ollama', 'xllamacpp', 'nh3', 'aiortc', 'markdown_it', 'typer') if m in sys.modules]"
+    kernel.ok("import sys")
+    assert kernel.value(heavy) == "[]"
+    kernel.ok("%dpc_start")
+    assert kernel.value(heavy) == "[]"
+    kernel.ok("import threading")
+    assert kernel.value("any(t.name == 'dpc-node' for t in threading.enumerate())") == "True"
+    kernel.ok("%unload_ext dpc_jupyter")
+    assert kernel.value("any(t.name == 'dpc-node' for t in threading.enumerate())") == "False"
+    kernel.ok("%load_ext dpc_jupyter")
+    kernel.ok("%dpc_start")
+    kernel.ok("%reload_ext dpc_jupyter")
+    assert kernel.ok("%dpc_status").stdout.startswith("No node runs")
