@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -37,6 +39,9 @@ def demo(
     lab: Annotated[bool, typer.Option("--lab", help="Keep the host, and open JupyterLab beside it.")] = False,
 ) -> None:
     """Run a host and the quickstart notebook on this machine, in ./.demo, and show what passed between them."""
+    # Both end the host and JupyterLab too, even where a shell in the background has made us ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     folder = Path.cwd() / ".demo"
     started = time.monotonic()
     place = prepare(folder)
@@ -237,12 +242,14 @@ def _open_lab(place: Place, uri: str) -> None:
     command += [f"--ServerApp.root_dir={folder}", NOTEBOOK]
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
-    environment = {**os.environ, **place.asker_environment, "DPC_DEMO_HOST": uri}
-    say(f"JupyterLab on http://127.0.0.1:{port}/lab/tree/{NOTEBOOK}; Ctrl-C ends it and the host")
-    with subprocess.Popen(command, env=environment, start_new_session=True) as lab:
+    token = secrets.token_urlsafe(24).replace("-", "").replace("_", "")
+    environment = {**os.environ, **place.asker_environment, "DPC_DEMO_HOST": uri, "JUPYTER_TOKEN": token}
+    say(f"JupyterLab: http://127.0.0.1:{port}/lab/tree/{NOTEBOOK}?token={token}")
+    say("Ctrl-C ends it and the host.")
+    with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True) as lab:
         try:
             if lab.wait() != 0:
-                raise ConfigError("JupyterLab did not start: pip install jupyterlab")
+                raise ConfigError("JupyterLab ended early. If it is missing: pip install jupyterlab")
         except KeyboardInterrupt:
             say("Stopping.")
         finally:

@@ -16,7 +16,7 @@ from dpc_jupyter.wording import provenance
 QUIET_S = 0.25
 _RENDER_SHARE = 4
 # Inline, because a stylesheet would not outlive the kernel in a saved notebook; both themes by their own text colour.
-_QUIET_STYLE = "font-size:12px;opacity:.75"
+_QUIET_STYLE = "font-size:12px;opacity:.75;padding-left:7px"
 _FOOT_STYLE = (
     "font-size:11px;opacity:.7;margin:8px 0 2px;padding-left:8px;"
     "border-left:2px solid var(--jp-border-color1,currentColor)"
@@ -47,14 +47,15 @@ def bundle(text: str, foot: str = "", thinking: str = "", *, raw: bool = False) 
 
     thoughts = plain(thinking).strip()
     parts = [
-        f'<details style="{_QUIET_STYLE}"><summary>Thinking</summary><pre style="white-space:pre-wrap">'
+        f'<details style="font-size:12px;opacity:.75"><summary>Thinking</summary><pre style="white-space:pre-wrap">'
         f"{text_to_html(thoughts)}</pre></details>"
         if thoughts
         else "",
         to_html(shown),
         f'<div style="{_FOOT_STYLE}">{text_to_html(foot)}</div>' if foot else "",
     ]
-    return {"text/plain": "\n\n".join(part for part in (shown.rstrip(), foot) if part), "text/html": "".join(parts)}
+    lines = [part for part in (shown.rstrip(), foot) if part]
+    return {"text/plain": "\n\n".join(lines), "text/html": f'<div style="padding-left:7px">{"".join(parts)}</div>'}
 
 
 def metadata(answer: Answer) -> dict[str, Any]:

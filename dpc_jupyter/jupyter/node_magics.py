@@ -13,6 +13,7 @@ from dpc_jupyter.jupyter.arguments import parse
 from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
+from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.status import PeerStatus
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.wording import MODEL_HEAD, let_in, model_row, offered
@@ -50,8 +51,9 @@ class NodeMagics(Magics):
             from dpc_jupyter.transports.tls import DEFAULT_PORT
 
             port = DEFAULT_PORT if wanted.port is None else wanted.port
+            listened = node.status().uri is not None
             uri = self._notebook.listen(wanted.listen or "", port)
-            if port and f":{port}?" not in uri:
+            if port and not listened and f":{port}?" not in uri:
                 print(f"Port {port} was taken.")
         self._say_who_we_are()
 
@@ -82,7 +84,7 @@ class NodeMagics(Magics):
         peer = node.run(node.service.connect(wanted.where, name=wanted.name))
         models = node.run(node.service.models(peer.node_id))
         name = next((known.name for known in node.status().peers if known.node_id == peer.node_id), peer.name)
-        print(f"Connected to {name} ({peer.node_id}) by {peer.kind} at {peer.address}.")
+        print(f"Connected to {name} ({short(peer.node_id)}) by {peer.kind} at {peer.address}.")
         print(offered(name, models, node.status().node_id))
         if models and self._notebook.host == LOCAL:
             print(f"Ask it with %dpc_ask -H {name} ..., or make it this notebook's host: %dpc_host {name}")

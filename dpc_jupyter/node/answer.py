@@ -1,4 +1,4 @@
-"""What is asked, and the answer as it comes."""
+"""The answer as it comes, and its clocks."""
 
 from __future__ import annotations
 
@@ -9,32 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
 from dpc_jupyter.errors import DpcError, InferenceError, InferenceTimeout, RequestCancelled
-from dpc_jupyter.protocol.messages import ChatMessage, Options, RemoteInferenceStatus
+from dpc_jupyter.node.request import InferenceRequest
+from dpc_jupyter.protocol.messages import Options, RemoteInferenceStatus
 
 # The longest answer that MAX_TOKENS allows is well under a mebibyte of text; a host that sends more is not honest.
 ANSWER_LIMIT_CHARS = 4 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Clocks:
-    """How long to wait in silence, each in seconds. Time in the queue is not held against the model."""
-
-    queue_s: float = 600.0
-    first_token_s: float = 60.0
-    idle_s: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceRequest:
-    """One question, complete: where it goes is settled, what it says is not seen by anybody else."""
-
-    request_id: str
-    messages: tuple[ChatMessage, ...]
-    model: str | None = None
-    provider: str | None = None
-    options: Options = Options()
-    clocks: Clocks = Clocks()
-    priority: str = "interactive"
 
 
 @dataclass(frozen=True, slots=True)

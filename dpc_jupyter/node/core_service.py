@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import platform
 import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import aclosing
 from typing import Any, Self
 
-import msgspec
-
-from dpc_jupyter.backends.base import Finished, Generation
 from dpc_jupyter.backends.registry import Registry, open_registry
-from dpc_jupyter.errors import Busy, DpcError, InferenceError, InvalidRequest, PeerNotConnected
+from dpc_jupyter.errors import Busy, DpcError, InvalidRequest, PeerNotConnected
 from dpc_jupyter.home import Home
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.access import Access
-from dpc_jupyter.node.answer import Answer, AnswerStream, Clocks, InferenceRequest, Outcome, Usage
+from dpc_jupyter.node.answer import Answer, AnswerStream
 from dpc_jupyter.node.directory import Directory, PeerUri
-from dpc_jupyter.node.host import Host
+from dpc_jupyter.node.host import Host, provider_info
 from dpc_jupyter.node.links import Links
+from dpc_jupyter.node.local import run_here
+from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
 from dpc_jupyter.node.requester import Requester
 from dpc_jupyter.node.status import NodeEvent, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.protocol.connection import BadRequest
@@ -51,8 +49,6 @@ WATCH_EVERY_S = 0.3
 # Models come and go on an engine without telling; peers are told again when the list differs.
 OFFERS_EVERY_S = 10.0
 STRANGER_REQUEST_EVERY_S = 1.0
-# What a PROVIDERS_RESPONSE may hold; Ollama's whole public library has about 200 names.
-OFFERS_LIMIT = 512
 
 _log = logging.getLogger(__name__)
 
@@ -86,9 +82,7 @@ class CoreService:
         self._requester = Requester()
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._asking: dict[AnswerStream, None] = {}
-        self._offer_waiters: dict[Peer, asyncio.Event] = {}
-        self._offered: dict[Peer, tuple[ProviderInfo, ...]] = {}
-        self._offering: dict[Peer, bool] = {}
+        self._offers = Offers(self._host)
         self._stranger_asked_at: dict[str, float] = {}
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -135,6 +129,7 @@ class CoreService:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
+        await self._offers.stop()
         await self._host.stop()
         await self._links.close(reason)
         await self._registry.close()
@@ -190,25 +185,10 @@ class CoreService:
     async def models(self, host: str | None = None, *, timeout_s: float = 5.0) -> tuple[ProviderInfo, ...]:
         """The models that a compute host lets us use now; None or ``local`` for this machine's own."""
         if host in (None, LOCAL):
-            return tuple(
-                ProviderInfo(
-                    alias=backend.alias,
-                    model=model.name,
-                    type=backend.type,
-                    supports_vision=model.supports_vision,
-                    context_window=model.context_window,
-                    warm=model.warm,
-                )
-                for backend, model in await self._registry.offers()
-            )
+            return tuple(provider_info(*offer) for offer in await self._registry.offers())
         assert host is not None
         peer = self._peer(host)
-        answered = self._offer_waiters.setdefault(peer, asyncio.Event())
-        peer.send(GetProviders())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                await answered.wait()
-        return peer.offers
+        return await self._offers.ask(peer, timeout_s)
 
     def _peer(self, host: str) -> Peer:
         node_id = self.directory.find(host, self._links.peers)
@@ -270,10 +250,10 @@ class CoreService:
         clocks = Clocks()
         request = InferenceRequest(
             request_id=str(uuid.UUID(int=self._ids.getrandbits(128), version=4)),
-            messages=_conversation(prompt, system, messages, images),
+            messages=conversation(prompt, system, messages, images),
             model=model,
             provider=provider,
-            options=_convert(options or {}, Options),
+            options=convert(options or {}, Options),
             clocks=Clocks(
                 clocks.queue_s if queue_timeout_s is None else queue_timeout_s,
                 clocks.first_token_s if timeout_s is None else timeout_s,
@@ -308,29 +288,8 @@ class CoreService:
             task.cancel()
 
         stream = AnswerStream(request, LOCAL, "this machine", abort, self._asked)
-        task = self._spawn(self._run_here(stream))
+        task = self._spawn(run_here(self._registry, stream))
         return stream
-
-    async def _run_here(self, stream: AnswerStream) -> None:
-        request = stream.request
-        try:
-            backend, model = await self._registry.resolve(request.model, request.provider)
-            state = "loading" if model.warm is False else "running"
-            stream.take_status(RemoteInferenceStatus(request.request_id, state))  # type: ignore[arg-type]
-            generation = Generation(model.name, request.messages, request.options.clamped())
-            async with aclosing(backend.stream(generation)) as events:
-                async for event in events:
-                    if isinstance(event, Finished):
-                        usage = Usage(event.prompt_tokens, event.response_tokens)
-                        stream.finish(Outcome(model.name, backend.alias, usage, event.finish_reason, event.digest))
-                        break
-                    stream.take_delta(event.text, event.thinking)
-            if not stream.done:
-                stream.finish(Outcome(model.name, backend.alias))
-        except DpcError as error:
-            stream.fail(error)
-        except Exception as error:
-            stream.fail(InferenceError(f"The engine failed: {type(error).__name__}: {error}"))
 
     def _asked(self, stream: AnswerStream) -> None:
         self._asking.pop(stream, None)
@@ -381,9 +340,11 @@ class CoreService:
             case RemoteInferenceCancel():
                 self._host.cancel(peer, message.request_id)
             case GetProviders():
-                self._offer_soon(peer, asked=True)
+                self._offers.answer(peer)
             case ProvidersResponse():
-                self._take_offers(peer, message.providers)
+                if self._offers.take(peer, message.providers):
+                    name = self.directory.name_of(peer)
+                    self._tell("models_changed", peer.node_id, f"{name} offers {len(peer.offers)} models.")
             case BadRequest():
                 self._host.refuse(peer, message.request_id, InvalidRequest(f"Invalid request: {message.reason}"))
 
@@ -392,9 +353,7 @@ class CoreService:
         name = self.directory.name_of(peer)
         self._host.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
-        self._offered.pop(peer, None)
-        if (waiting := self._offer_waiters.pop(peer, None)) is not None:
-            waiting.set()
+        self._offers.forget(peer)
         self._tell("peer_closed", peer.node_id, f"{name} disconnected: {reason}.")
 
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
@@ -413,37 +372,6 @@ class CoreService:
         what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
         self._tell("access_requested", peer.node_id, what)
 
-    def _offer_soon(self, peer: Peer, *, asked: bool) -> None:
-        """One answer for all that ask before it goes out."""
-        if peer in self._offering:
-            self._offering[peer] |= asked
-        else:
-            self._offering[peer] = asked
-            self._spawn(self._offer(peer))
-
-    async def _offer(self, peer: Peer) -> None:
-        try:
-            offers = await self._host.offers_for(peer.node_id)
-        except DpcError as error:
-            _log.warning("models cannot be listed: %s", error)
-            offers = ()
-        finally:
-            asked = self._offering.pop(peer)
-        if not peer.closed and (asked or offers != self._offered.get(peer)):
-            self._offered[peer] = offers
-            peer.send(ProvidersResponse(offers[:OFFERS_LIMIT]))
-
-    def _take_offers(self, peer: Peer, offers: tuple[ProviderInfo, ...]) -> None:
-        cleaned = tuple(
-            msgspec.structs.replace(o, alias=label(o.alias, 128), model=label(o.model, 256), type=label(o.type))
-            for o in offers
-        )
-        changed, peer.offers = cleaned != peer.offers, cleaned
-        if (waiting := self._offer_waiters.pop(peer, None)) is not None:
-            waiting.set()
-        if changed:
-            self._tell("models_changed", peer.node_id, f"{self.directory.name_of(peer)} offers {len(offers)} models.")
-
     # Watching and telling.
 
     async def _watch_files(self) -> None:
@@ -460,8 +388,7 @@ class CoreService:
             self._host.reconsider()
             if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
                 offered_at = time.monotonic()
-                for peer in list(self._offered):
-                    self._offer_soon(peer, asked=False)
+                self._offers.push()
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
@@ -547,26 +474,3 @@ class CoreService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-def _convert(value: Any, struct: type[Any]) -> Any:
-    if isinstance(value, struct):
-        return value
-    try:
-        return msgspec.convert(dict(value) if isinstance(value, Mapping) else value, struct)
-    except msgspec.ValidationError as error:
-        known = ", ".join(field.name for field in msgspec.structs.fields(struct))
-        raise InvalidRequest(f"{error}. Known here: {known}.") from error
-
-
-def _conversation(
-    prompt: str, system: str | None, messages: Sequence[Any], images: Sequence[Any]
-) -> tuple[ChatMessage, ...]:
-    turns: list[ChatMessage] = [_convert(turn, ChatMessage) for turn in messages]
-    if system:
-        turns.insert(0, ChatMessage("system", system))
-    if prompt.strip() or images:
-        turns.append(ChatMessage("user", prompt, tuple(_convert(image, Image) for image in images)))
-    if not any(turn.role != "system" and (turn.content.strip() or turn.images) for turn in turns):
-        raise InvalidRequest("The prompt is empty: write a question.")
-    return tuple(turns)

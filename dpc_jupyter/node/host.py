@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import datetime as dt
-import hashlib
+import logging
 import time
+import traceback
+from collections import Counter
 from collections.abc import Callable, Hashable
 from contextlib import aclosing
-from dataclasses import dataclass, field
-
-from msgspec import UNSET
 
 from dpc_jupyter.backends.base import Backend, Finished, Generation, ModelInfo
 from dpc_jupyter.backends.registry import Registry
@@ -29,90 +27,28 @@ from dpc_jupyter.errors import (
     Revoked,
 )
 from dpc_jupyter.firewall import Rules
-from dpc_jupyter.ledger import Entry, Ledger
+from dpc_jupyter.ledger import Ledger
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.serving import OUTBOX_CHARS, Serving, conversation
 from dpc_jupyter.protocol.messages import (
-    ChatMessage,
     ProviderInfo,
-    RemoteInferenceChunk,
     RemoteInferenceRequest,
     RemoteInferenceResponse,
     RemoteInferenceStatus,
-    Timings,
 )
 from dpc_jupyter.scheduling import FairQueue, Queued, Refused
 
 # Requests of one link that are open in any state, before its limits are even looked up. HTTP/2 servers allow 100.
 OPEN_LIMIT = 64
-# Text of one request that waits for a slow reader; beyond it the engine is made to wait.
-OUTBOX_CHARS = 32 * 1024
 # An engine that never makes the loop wait must still let tokens out, and everyone else in.
 TURN_S = 0.001
 # A peer that answers PING but reads nothing of its answer must not hold a slot; as long as its own idle clock.
 READ_STALL_S = 60.0
+# Enough for an owner to see that a node is refused, and why.
+REFUSALS_NOTED_PER_MINUTE = 60
+
+_log = logging.getLogger(__name__)
 DENIED = "Access denied: You are not authorized to request inference"
-
-
-@dataclass(eq=False)
-class _Serving:
-    """One request from a peer while it is open, and its outbox."""
-
-    peer: Peer
-    request: RemoteInferenceRequest
-    arrived_at: float
-    model: str = ""
-    provider: str = ""
-    context_window: int | None = None
-    state: str = "resolving"
-    position: int | None = None
-    may_start: asyncio.Event = field(default_factory=asyncio.Event)
-    started_at: float | None = None
-    first_token_at: float | None = None
-    finished: Finished = field(default_factory=Finished)
-    cause: DpcError | None = None
-    task: asyncio.Task[None] | None = None
-    text: list[str] = field(default_factory=list)
-    thinking: list[str] = field(default_factory=list)
-    pending_chars: int = 0
-    next_index: int = 0
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
-    news: RemoteInferenceStatus | None = None
-
-    def __post_init__(self) -> None:
-        self.streams = self.request.stream and self.peer.extended
-
-    def add(self, text: str, thinking: str) -> None:
-        text, thinking = _encodable(text), _encodable(thinking)
-        if text:
-            self.text.append(text)
-        if thinking:
-            self.thinking.append(thinking)
-        self.pending_chars += len(text) + len(thinking)
-        if self.streams:
-            self.peer.send_when_room(self)
-
-    def emit(self) -> None:
-        """One chunk of all that has come since the last; in slices if an engine sent more than a frame holds."""
-        text, thinking = "".join(self.text), "".join(self.thinking)
-        if self.news is not None and not text and not thinking:
-            self.peer.send(self.news)
-        self.news = None  # text says by itself that the request runs
-        self.text.clear()
-        self.thinking.clear()
-        self.pending_chars = 0
-        self.digest.update(text.encode())
-        while text or thinking:
-            piece, text = text[:OUTBOX_CHARS], text[OUTBOX_CHARS:]
-            thought, thinking = thinking[:OUTBOX_CHARS], thinking[OUTBOX_CHARS:]
-            self.peer.send(RemoteInferenceChunk(self.request.request_id, self.next_index, piece, thought))
-            self.next_index += 1
-
-    def tell(self, news: RemoteInferenceStatus) -> None:
-        """Send where the request stands at the end of this turn, unless text comes first."""
-        self.state = news.state
-        if self.streams:
-            self.news = news
-            self.peer.send_when_room(self)
 
 
 class Host:
@@ -142,27 +78,18 @@ class Host:
         self._rules = rules
         self._refused = refused
         self._queue = FairQueue(time.monotonic)
-        self._open: dict[tuple[Peer, str], _Serving] = {}
+        self._open: dict[tuple[Peer, str], Serving] = {}
         self._open_of: dict[Peer, int] = {}
+        self._noted_in, self._noted = 0, Counter[str]()
 
     @property
-    def servings(self) -> list[_Serving]:
+    def servings(self) -> list[Serving]:
         """Every open request, oldest first."""
         return list(self._open.values())
 
     async def offers_for(self, node_id: str) -> tuple[ProviderInfo, ...]:
         """The models that this node may use now; empty without permission."""
-        return tuple(
-            ProviderInfo(
-                alias=backend.alias,
-                model=model.name,
-                type=backend.type,
-                supports_vision=model.supports_vision,
-                context_window=model.context_window,
-                warm=model.warm,
-            )
-            for backend, model in await self._allowed(node_id)
-        )
+        return tuple(provider_info(*offer) for offer in await self._allowed(node_id))
 
     async def _allowed(self, node_id: str) -> list[tuple[Backend, ModelInfo]]:
         rules, now = self._rules(), dt.datetime.now(dt.UTC)
@@ -180,7 +107,7 @@ class Host:
         if self._open_of.get(peer, 0) >= OPEN_LIMIT:
             self.refuse(peer, request.request_id, Busy(f"Busy: {OPEN_LIMIT} requests of yours are open at this host."))
             return
-        serving = _Serving(peer, request, time.monotonic())
+        serving = Serving(peer, request, time.monotonic())
         self._open[key] = serving
         self._open_of[peer] = self._open_of.get(peer, 0) + 1
         serving.task = asyncio.get_running_loop().create_task(self._serve(serving))
@@ -216,26 +143,38 @@ class Host:
 
     def _may_start(self, started: list[Hashable]) -> None:
         for serving in started:
-            assert isinstance(serving, _Serving)
+            assert isinstance(serving, Serving)
             serving.may_start.set()
 
     async def stop(self) -> None:
         """Stop every request, and wait until each engine has let go."""
         tasks = [serving.task for serving in self.servings if serving.task is not None]
         for serving in self.servings:
-            self._stop(serving, RequestCancelled("The host is shutting down."))
+            self._stop(serving, InferenceError("The host is shutting down."))
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _stop(self, serving: _Serving, cause: DpcError) -> None:
+    def _stop(self, serving: Serving, cause: DpcError) -> None:
         if serving.cause is None and serving.task is not None:
             serving.cause = cause
             serving.task.cancel()
 
-    async def _serve(self, serving: _Serving) -> None:
+    async def _serve(self, serving: Serving) -> None:
+        try:
+            await self._answer(serving)
+        except InferenceError:
+            raise
+        except Exception as error:
+            # An engine's or a client's bug. Its words may quote the prompt: where it happened is all that may be told.
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            _log.error("%s in %s, line %d, ended a request", type(error).__name__, where.filename, where.lineno)
+            sentence = f"The host failed with {type(error).__name__}; its owner finds the place in its log."
+            raise BackendError(sentence) from None
+
+    async def _answer(self, serving: Serving) -> None:
         request, peer = serving.request, serving.peer
         backend, model = await self._resolve(peer, request)
         serving.model, serving.provider, serving.context_window = model.name, backend.alias, model.context_window
-        generation = Generation(model.name, _conversation(request, model), request.options.clamped())
+        generation = Generation(model.name, conversation(request, model), request.options.clamped())
         await self._take_place(serving, backend)
         serving.started_at = time.monotonic()
         loading = model.warm is False
@@ -292,7 +231,7 @@ class Host:
         if not self._rules().can_request_inference(node_id, model, dt.datetime.now(dt.UTC)):
             raise AccessDenied(f"{DENIED} for model {model}")
 
-    async def _take_place(self, serving: _Serving, backend: Backend) -> None:
+    async def _take_place(self, serving: Serving, backend: Backend) -> None:
         node_id = serving.peer.node_id
         limits = self._rules().limits_for(node_id)
         used = 0
@@ -318,7 +257,7 @@ class Host:
             self._tell_position(serving, place.position, place.eta_s)
             await serving.may_start.wait()
 
-    def _tell_position(self, serving: _Serving, position: int, eta_s: float | None) -> None:
+    def _tell_position(self, serving: Serving, position: int, eta_s: float | None) -> None:
         serving.state, moved = "queued", serving.position != position
         serving.position = position
         if moved:
@@ -326,106 +265,57 @@ class Host:
 
     def _tell_positions(self) -> None:
         for waiting, place in self._queue.positions().items():
-            assert isinstance(waiting, _Serving)
+            assert isinstance(waiting, Serving)
             self._tell_position(waiting, place.position, place.eta_s)
 
-    def _ended(self, serving: _Serving, task: asyncio.Task[None]) -> None:
+    def _ended(self, serving: Serving, task: asyncio.Task[None]) -> None:
         if self._open.get((serving.peer, serving.request.request_id)) is serving:
-            self._close(serving, _error_of(serving, task))
+            self._close(serving, serving.error_of(task))
 
-    def _close(self, serving: _Serving, error: DpcError | None) -> None:
+    def _close(self, serving: Serving, error: DpcError | None) -> None:
         """Free the slot, respond, and note it: the one end of every request."""
-        peer, request_id = serving.peer, serving.request.request_id
-        del self._open[peer, request_id]
+        peer = serving.peer
+        del self._open[peer, serving.request.request_id]
         self._open_of[peer] -= 1
         if not self._open_of[peer]:
             del self._open_of[peer]
         self._may_start(self._queue.finish(serving))
         if serving.state not in ("resolving", "refused"):
             self._tell_positions()
-        now = time.monotonic()
-        timings = Timings(
-            queue_s=(serving.started_at or now) - serving.arrived_at,
-            first_token_s=None if serving.first_token_at is None else serving.first_token_at - serving.arrived_at,
-            total_s=now - serving.arrived_at,
-        )
+        serving.end()
         if not peer.closed:
-            self._respond(serving, error, timings)
-        self._ledger.record(
-            Entry(
-                id=request_id,
-                role="host",
-                peer=peer.node_id,
-                model=serving.model or serving.request.model or "",
-                provider=serving.provider,
-                started_at=time.time() - timings.total_s,
-                queue_s=timings.queue_s,
-                first_token_s=timings.first_token_s,
-                total_s=timings.total_s,
-                prompt_tokens=serving.finished.prompt_tokens,
-                response_tokens=serving.finished.response_tokens,
-                outcome="ok" if error is None else error.code,
-            )
-        )
+            self._respond(serving, error)
+        if serving.started_at is not None or self._may_note(peer.node_id):
+            self._ledger.record(serving.entry(error))
 
-    def _respond(self, serving: _Serving, error: DpcError | None, timings: Timings) -> None:
-        peer, request_id = serving.peer, serving.request.request_id
+    def _may_note(self, node_id: str) -> bool:
+        """Whether one more request that never ran is noted: a flood of refusals must not fill the disk."""
+        minute = int(time.monotonic() // 60)
+        if minute != self._noted_in:
+            self._noted_in, self._noted = minute, Counter()
+        self._noted[node_id] += 1
+        return self._noted[node_id] <= REFUSALS_NOTED_PER_MINUTE
+
+    def _respond(self, serving: Serving, error: DpcError | None) -> None:
         if serving.streams:
             serving.emit()
         if error is not None:
-            self.refuse(peer, request_id, error)
+            self.refuse(serving.peer, serving.request.request_id, error)
             return
-        done = serving.finished
-        response = RemoteInferenceResponse(
-            request_id=request_id,
-            status="success",
-            response=UNSET if serving.streams else "".join(serving.text),
-            thinking="".join(serving.thinking) or None,
-            text_sha256=serving.digest.hexdigest() if serving.streams else None,
-            model=serving.model,
-            provider=serving.provider,
-            prompt_tokens=done.prompt_tokens,
-            response_tokens=done.response_tokens,
-            tokens_used=(done.prompt_tokens or 0) + (done.response_tokens or 0),
-            model_max_tokens=serving.context_window,
-            finish_reason=done.finish_reason,
-            model_digest=done.digest,
-            timings=timings,
-        )
         try:
-            peer.send(response)
+            serving.peer.send(serving.response())
         except LocalProtocolError as too_large:
-            self.refuse(peer, request_id, InvalidRequest(f"The answer is too large for one message: {too_large}"))
+            sentence = f"The answer is too large for one message: {too_large}"
+            self.refuse(serving.peer, serving.request.request_id, InvalidRequest(sentence))
 
 
-def _error_of(serving: _Serving, task: asyncio.Task[None]) -> DpcError | None:
-    if serving.cause is not None:
-        return serving.cause
-    error = BackendError("The engine gave up on this request.") if task.cancelled() else task.exception()
-    if error is None or isinstance(error, InferenceError):
-        return error
-    # A bug of ours or of an engine's client: its type may be told, its text may quote the prompt.
-    return BackendError(f"The host failed with {type(error).__name__}; its owner can look at its log.")
-
-
-def _encodable(text: str) -> str:
-    """An engine that cuts a character in two must not end the answer: half a surrogate pair becomes ``?``."""
-    return text if text.isascii() else text.encode("utf-8", "replace").decode()
-
-
-def _conversation(request: RemoteInferenceRequest, model: ModelInfo) -> tuple[ChatMessage, ...]:
-    turns = request.messages or (ChatMessage("user", request.prompt),)
-    if request.images:
-        turns = (*turns[:-1], ChatMessage(turns[-1].role, turns[-1].content, turns[-1].images + request.images))
-    images = [image for turn in turns for image in turn.images]
-    if images and not model.supports_vision:
-        raise InvalidRequest(f"{model.name} does not take images: choose a model with vision.")
-    for image in images:
-        # Some engines' clients open a text that happens to be a path.
-        try:
-            base64.b64decode(image.base64, validate=True)
-        except ValueError as error:
-            raise InvalidRequest("An image is not base64: send its bytes, never a path or URL.") from error
-    if not images and not any(turn.content.strip() for turn in turns):
-        raise InvalidRequest("The prompt is empty: write a question.")
-    return turns
+def provider_info(backend: Backend, model: ModelInfo) -> ProviderInfo:
+    """A model as the wire and every face show it."""
+    return ProviderInfo(
+        alias=backend.alias,
+        model=model.name,
+        type=backend.type,
+        supports_vision=model.supports_vision,
+        context_window=model.context_window,
+        warm=model.warm,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
-from typing import Protocol
+from typing import Any, Protocol
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
 from dpc_jupyter.identity import Identity, peer_key_from_der, peer_key_from_pem
@@ -24,6 +24,8 @@ SESSIONS_PER_NODE = 16
 # Nodes that nobody has let in may knock, so that the owner sees them; the oldest makes room for the newest.
 STRANGERS_LIMIT = 16
 STRANGER_SESSIONS = 2
+# For the last words of every link when the node stops.
+_FAREWELL_S = 1.0
 
 
 class Node(Protocol):
@@ -59,6 +61,8 @@ class Links:
         self._dialling: dict[Peer, asyncio.Future[Peer]] = {}
         self._peers: dict[tuple[str, str, bool], Peer] = {}
         self._opened: set[Peer] = set()
+        self._streams: set[Peer] = set()
+        self._all_gone = asyncio.Event()
         self.uri: PeerUri | None = None
 
     @property
@@ -124,33 +128,30 @@ class Links:
 
     def adopt_client(self, stream: ByteStream, server_id: str) -> Peer:
         """Speak first on a stream whose server's key hash has been compared with `server_id`."""
-        connection = Connection(
-            self._identity,
-            name=self._name,
-            ext=self._ext,
-            load_key=peer_key_from_pem,
-            legacy_ok=self._node.legacy_ok,
-            server_id=server_id,
-            server_cert_der=stream.server_cert_der,
-        )
+        connection = self._connection(server_id=server_id, server_cert_der=stream.server_cert_der)
         peer = Peer(stream, connection, self, outgoing=True)
+        self._streams.add(peer)
         self._dialling[peer] = asyncio.get_running_loop().create_future()
         peer.start()
         return peer
 
     def adopt_server(self, stream: ByteStream) -> Peer:
         """Challenge whoever is at the other end of a stream that reached us."""
-        connection = Connection(
+        connection = self._connection(salt=secrets.token_bytes(SALT_BYTES))
+        peer = Peer(stream, connection, self, outgoing=False)
+        self._streams.add(peer)
+        peer.start()
+        return peer
+
+    def _connection(self, **role: Any) -> Connection:
+        return Connection(
             self._identity,
             name=self._name,
             ext=self._ext,
             load_key=peer_key_from_pem,
             legacy_ok=self._node.legacy_ok,
-            salt=secrets.token_bytes(SALT_BYTES),
+            **role,
         )
-        peer = Peer(stream, connection, self, outgoing=False)
-        peer.start()
-        return peer
 
     def reconsider(self) -> None:
         """The rules changed: who is a stranger may have, too."""
@@ -161,8 +162,17 @@ class Links:
         """Stop listening, and say goodbye to everyone."""
         if self._listener is not None:
             await self._listener.close()
-        for peer in [*self._peers.values(), *self._half_open, *self._dialling]:
+        for peer in list(self._streams):
             peer.close(reason)
+        try:
+            async with asyncio.timeout(_FAREWELL_S):
+                while self._streams:
+                    self._all_gone.clear()
+                    await self._all_gone.wait()
+        except TimeoutError:
+            for peer in self._streams:
+                peer.abort(reason)
+        await asyncio.sleep(0)  # for the transports' own last callbacks
 
     def _accepted(self, stream: TlsStream, half_open: HalfOpen) -> None:
         peer = self.adopt_server(stream)
@@ -206,6 +216,12 @@ class Links:
         if peer in self._opened:
             self._opened.remove(peer)
             self._node.peer_closed(peer, reason)
+
+    def stream_gone(self, peer: Peer) -> None:
+        """From a link."""
+        self._streams.discard(peer)
+        if not self._streams:
+            self._all_gone.set()
 
     def _no_place_for(self, newcomer: Peer) -> str:
         inbound = [peer for peer in self._peers.values() if not peer.outgoing]

@@ -35,6 +35,9 @@ class Owner(Protocol):
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         """The link ended. Called once, for every link."""
 
+    def stream_gone(self, peer: Peer, /) -> None:
+        """Its stream has drained and closed, some time after. Called once, for every link."""
+
 
 class Outbox(Protocol):
     """Something with text to send when the link has room."""
@@ -169,6 +172,7 @@ class Peer:
     def stream_closed(self, reason: str) -> None:
         """From the stream."""
         self._end(reason)
+        self._owner.stream_gone(self)
 
     def _hang_up(self, reason: str) -> None:
         self._flush()

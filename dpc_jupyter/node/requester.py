@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from dpc_jupyter.errors import InferenceError, InvalidRequest, LocalProtocolError, PeerLost, from_wire
-from dpc_jupyter.node.answer import AnswerStream, InferenceRequest, Outcome, Usage
+from dpc_jupyter.node.answer import AnswerStream, Outcome, Usage
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.request import InferenceRequest
 from dpc_jupyter.protocol.messages import (
     ChatMessage,
     RemoteInferenceCancel,

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 from jupyter_client.manager import start_new_kernel
 
 LIMIT_S = 60.0
@@ -66,7 +67,10 @@ class Kernel:
         self._manager, self._client = start_new_kernel(
             startup_timeout=60, env=environment, extra_arguments=["--IPKernelApp.log_level=40"]
         )
+        self.pid = int(self.value("__import__('os').getpid()"))
+        bare = psutil.Process(self.pid).memory_info().rss
         self.ok("%load_ext dpc_jupyter")
+        self.loaded_bytes = psutil.Process(self.pid).memory_info().rss - bare
 
     def run(self, code: str, *, interrupt_when: Callable[[Ran], bool] | None = None) -> Ran:
         """Run a cell to its end; on the way press Stop once what is on the screen says so."""

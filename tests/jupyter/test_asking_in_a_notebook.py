@@ -5,6 +5,7 @@ import json
 from running_host import FORBIDDEN, RunningHost
 
 from dpc_jupyter.home import Home
+from dpc_jupyter.node.directory import short
 from jupyter.conftest import StubHost
 from jupyter.kernel import Kernel
 
@@ -13,7 +14,7 @@ def test_a_cell_asks_a_model_of_another_process_and_its_answer_streams_in(
     kernel: Kernel, real_host: RunningHost
 ) -> None:
     connected = kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
-    assert f"Connected to anna ({real_host.node_id}) by TLS" in connected.stdout
+    assert f"Connected to anna ({short(real_host.node_id)}) by TLS" in connected.stdout
     assert "anna lets you use: smollm2:135m." in connected.stdout
     kernel.ok("%dpc_host anna")
     kernel.ok("topic = 'the sky is blue'")

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from node.waiting import until_in_thread
+from running_host import let_in, serving, write_providers
 
+from dpc_jupyter.home import Home
+from dpc_jupyter.identity import Identity
 from jupyter.conftest import StubHost
 from jupyter.kernel import Kernel, Ran
 
@@ -62,20 +66,26 @@ def test_stop_while_waiting_in_line_takes_the_request_out_of_it(
         other.close()
 
 
-def test_a_host_that_dies_is_named_within_two_seconds_and_the_partial_text_stays(
-    asking: Kernel, stub_host: StubHost
+def test_a_host_that_is_killed_is_named_within_two_seconds_and_the_partial_text_stays(
+    tmp_path: Path, asker: Identity, kernel: Kernel
 ) -> None:
-    stub_host.engine.tokens, stub_host.engine.pause_s = 100_000, 0.01
-    gone: list[float] = []
+    home = Home(tmp_path / "mortal")
+    write_providers(home)
+    let_in(home, asker.node_id)
+    with serving(home) as host:
+        kernel.ok(f"%dpc_connect {host.uri} --name anna")
+        gone: list[float] = []
 
-    def stop_the_host(ran: Ran) -> bool:
-        if not gone and ran.displays and "stub stub" in ran.text:
-            gone.append(time.monotonic())
-            stub_host.node.stop()
-        return False
+        def kill_the_host(ran: Ran) -> bool:
+            if not gone and ran.displays and len(ran.text.split()) > 8:
+                gone.append(time.monotonic())
+                host.process.kill()
+            return False
 
-    ran = asking.run("%dpc_ask Hello", interrupt_when=stop_the_host)
-    assert time.monotonic() - gone[0] < 4.0
-    assert ran.error is not None and ran.error["ename"] in ("PeerLost", "RequestCancelled")
-    assert ran.text.startswith("stub stub")
-    assert asking.value("len(_dpc.text) > 5") == "True"
+        ran = kernel.run("%dpc_ask -H anna --max-tokens 1500 Tell a very long story.", interrupt_when=kill_the_host)
+        assert time.monotonic() - gone[0] < 2.0
+    assert ran.error is not None and ran.error["ename"] == "PeerLost"
+    assert ran.sentence.startswith("The connection to anna was lost")
+    assert len(ran.text.split()) > 8 and "stopped early" in ran.text
+    assert kernel.value("len(_dpc.text.split()) > 8, _dpc.finish_reason") == "True error"
+    assert kernel.ok("1 + 1").status == "ok"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 
+import psutil
 from running_host import RunningHost
 
 from dpc_jupyter.home import Home
@@ -21,7 +22,7 @@ def test_a_node_that_only_asks_does_not_listen_and_sharing_gives_an_address(
     shared = kernel.ok("%dpc_start --share --listen 127.0.0.1 --port 0").stdout
     assert "Nobody is let in yet: %dpc_firewall allow NODE_ID" in shared
     assert f"?node_id={asker.node_id}" in shared.splitlines()[-1]
-    assert kernel.ok("%dpc_start --share").stdout == shared.replace("Port", "Port")
+    assert kernel.ok("%dpc_start --share").stdout == shared
     assert json.loads((asker_home.path / ".dpc_access.json").read_text())["compute"]["enabled"] is True
     assert kernel.ok("%dpc_stop").stdout == "The node is stopped.\n"
     assert kernel.ok("%dpc_stop").stdout == "No node runs.\n"
@@ -60,7 +61,7 @@ def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: Runn
     assert "Try %dpc_connect anna" in kernel.run("%dpc_ask -H anna Hello").sentence
 
 
-def test_one_who_is_not_let_in_is_told_what_to_send(kernel: Kernel, stub_host: StubHost, asker: Identity) -> None:
+def test_one_who_is_not_let_in_is_told_what_to_send(stub_host: StubHost, kernel: Kernel, asker: Identity) -> None:
     stub_host.node.service.access.deny(asker.node_id)
     said = kernel.ok(f"%dpc_connect {stub_host.uri} --name anna").stdout
     assert f"anna has not let you in yet. Send its owner your node id: {asker.node_id}" in said
@@ -68,9 +69,9 @@ def test_one_who_is_not_let_in_is_told_what_to_send(kernel: Kernel, stub_host: S
     assert asker.node_id in stub_host.node.service.access.pending()
 
 
-def test_a_hostile_peer_name_and_model_name_are_shown_harmless(kernel: Kernel, stub_host: StubHost) -> None:
+def test_a_hostile_peer_name_and_model_name_are_shown_harmless(stub_host: StubHost, kernel: Kernel) -> None:
     stub_host.engine.names = ("<img src=x onerror=alert(1)>\x1b[31m",)
-    said = kernel.ok(f"%dpc_connect {stub_host.uri} --name 'a<b>\x07c'").stdout
+    said = kernel.ok(f"%dpc_connect {stub_host.uri} --name 'a<b>c'").stdout
     assert "\x1b" not in said and "\x07" not in said
     shown = kernel.ok("%dpc_models a<b>c").shown
     assert "<img" not in shown["text/html"] and "\x1b" not in shown["text/plain"]
@@ -90,3 +91,12 @@ def test_loading_costs_nothing_that_is_not_used_and_unloading_stops_the_node(ker
     kernel.ok("%dpc_start")
     kernel.ok("%reload_ext dpc_jupyter")
     assert kernel.ok("%dpc_status").stdout.startswith("No node runs")
+
+
+def test_a_kernel_gains_at_most_forty_megabytes_by_loading_starting_and_asking(
+    kernel: Kernel, real_host: RunningHost
+) -> None:
+    before = psutil.Process(kernel.pid).memory_info().rss - kernel.loaded_bytes
+    kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
+    kernel.ok("%dpc_ask -H anna --max-tokens 16 Hello")
+    assert psutil.Process(kernel.pid).memory_info().rss - before < 40 * 2**20

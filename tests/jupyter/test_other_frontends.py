@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import papermill
@@ -20,7 +21,7 @@ from running_host import RunningHost
 from jupyter.conftest import StubHost
 
 
-def notebook(*cells: str) -> nbformat.NotebookNode:
+def notebook(*cells: str) -> Any:
     made = new_notebook(cells=[new_code_cell(cell) for cell in ("%load_ext dpc_jupyter", *cells)])
     made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return made

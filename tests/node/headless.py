@@ -26,10 +26,9 @@ def _shift_clock(years: int) -> None:
 
 
 async def _run(ask: tuple[str, str] | None) -> None:
-    from node.stub import StubEngine
-
     from dpc_jupyter.backends.registry import Registry
     from dpc_jupyter.node.core_service import CoreService
+    from node.stub import StubEngine
 
     engine = StubEngine(tokens=100_000, pause_s=0.02)
     node = CoreService(name="headless", registry=Registry([engine]))

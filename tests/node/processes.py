@@ -33,9 +33,13 @@ class Headless:
 
 def share_with(home: Home, *node_ids: str) -> None:
     """Let nodes in by the access file."""
-    for node_id in node_ids:
-        home.edit_access(lambda document, who=node_id: firewall.allow(document, who))
-    home.edit_access(lambda document: firewall.set_enabled(document, True))
+
+    def change(document: firewall.Document) -> firewall.Document:
+        for node_id in node_ids:
+            document = firewall.allow(document, node_id)
+        return firewall.set_enabled(document, True)
+
+    home.edit_access(change)
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 
 from dpc_jupyter.backends.base import Delta, Finished, Generation, ModelInfo
@@ -64,7 +64,7 @@ class StubEngine:
             raise self.list_error
         return [ModelInfo(name, context_window=4096, warm=self.warm) for name in self.names]
 
-    async def stream(self, generation: Generation) -> AsyncIterator[Delta | Finished]:
+    async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Finished]:
         self.seen.append(generation)
         self.running += 1
         self.most_running = max(self.most_running, self.running)

@@ -6,14 +6,14 @@ import datetime as dt
 from collections.abc import Callable
 
 import pytest
-from node.conftest import Pair
-from node.stub import PIECE
-from node.waiting import until
 
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import AccessDenied, Busy, ConfigError, InferenceError, Revoked
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.status import NodeEvent
+from node.conftest import Pair
+from node.stub import PIECE
+from node.waiting import until
 
 GENERIC = "Access denied: You are not authorized to request inference"
 
@@ -166,11 +166,11 @@ async def test_an_invalid_file_denies_all_names_line_and_column_and_mending_it_r
     assert (await allowed.ask().complete()).text == PIECE * 4
 
 
-async def test_a_removed_file_denies_all(
-    allowed: Pair, events_of: Callable[[CoreService], list[NodeEvent]]
-) -> None:
+async def test_a_removed_file_denies_all(allowed: Pair, events_of: Callable[[CoreService], list[NodeEvent]]) -> None:
     events = events_of(allowed.host)
-    await until(lambda: [event for event in events if event.kind == "access_changed"])  # the watch saw that there is one
+    await until(
+        lambda: [event for event in events if event.kind == "access_changed"]
+    )  # the watch saw that there is one
     (allowed.host.home.path / ".dpc_access.json").unlink()
     await until(lambda: not allowed.host.status().sharing)
     with pytest.raises(AccessDenied):

@@ -6,14 +6,14 @@ import asyncio
 import contextlib
 
 import pytest
-from node.conftest import MakePair, Pair
-from node.stub import PIECE, StubEngine
-from node.waiting import until
 
 from dpc_jupyter.errors import InferenceError, InvalidRequest, PeerNotConnected, RequestCancelled
 from dpc_jupyter.node import answer as answer_module
 from dpc_jupyter.node.answer import TextDelta
 from dpc_jupyter.protocol.messages import Options, RemoteInferenceChunk, RemoteInferenceStatus
+from node.conftest import MakePair, Pair
+from node.stub import PIECE, StubEngine
+from node.waiting import until
 
 
 async def test_an_answer_streams_piece_by_piece(allowed: Pair) -> None:
@@ -168,7 +168,7 @@ async def test_an_unknown_option_is_refused_by_name_and_nothing_is_sent(allowed:
 
 @pytest.mark.parametrize("image", [{"path": "/etc/passwd"}, {"base64": "AA==", "mime_type": "image/png", "url": "x"}])
 async def test_an_image_is_only_base64(allowed: Pair, image: dict[str, str]) -> None:
-    with pytest.raises(InvalidRequest, match="unknown field|missing required field"):
+    with pytest.raises(InvalidRequest, match=r"unknown field|missing required field"):
         allowed.ask(images=[image])
 
 

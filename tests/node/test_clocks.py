@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
-from node.conftest import MakePair, Pair
-from node.stub import PIECE, StubEngine
-from node.waiting import until
 
 from dpc_jupyter.errors import InferenceTimeout
 from dpc_jupyter.node import peer as peer_module
+from node.conftest import MakePair, Pair
+from node.stub import PIECE, StubEngine
+from node.waiting import until
 
 
 @pytest.mark.parametrize(("free", "what"), [(0, "no first token from anna"), (1, "no further token from anna")])
@@ -73,7 +73,7 @@ async def test_a_silent_peer_is_dropped_and_its_requests_fail_by_name(fast_pings
     allowed.asker_link._stream._transport.pause_reading()  # type: ignore[attr-defined]
     allowed.asker_link._timer.cancel()  # type: ignore[union-attr]
     await until(lambda: not allowed.host.peers(), within_s=2)
-    assert not allowed.engine.running
+    await until(lambda: not allowed.engine.running)
 
 
 async def test_our_own_stall_is_not_taken_for_silence_of_the_peer(fast_pings: None, allowed: Pair) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
-from node.conftest import MakeHome, MakeNode, MakePair, Pair
 
 from dpc_jupyter.errors import HandshakeError, PeerNotConnected, UriError
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.node.directory import Directory, PeerUri, short
+from node.conftest import MakeHome, MakeNode, MakePair, Pair
 
 ID = "dpc-node-" + "5a" * 16
 OTHER = "dpc-node-" + "5b" * 16
@@ -41,7 +43,7 @@ def test_what_is_no_address_is_refused_with_the_shape(text: str) -> None:
 
 @pytest.fixture
 def directory(make_home: MakeHome) -> Directory:
-    rules = Rules.parse('{"nodes": {"%s": {"name": "carol"}}}' % OTHER)
+    rules = Rules.parse(json.dumps({"nodes": {OTHER: {"name": "carol"}}}))
     found = Directory(make_home("d"), lambda: rules)
     found.save(found.remember(PeerUri("h", 1, ID), "anna", None))
     return found
@@ -49,7 +51,14 @@ def directory(make_home: MakeHome) -> Directory:
 
 @pytest.mark.parametrize(
     ("words", "node_id"),
-    [("anna", ID), ("carol", OTHER), (ID, ID), ("5a5a", ID), ("dpc-node-5a", ID), ("dpc-node-" + "0" * 32, "dpc-node-" + "0" * 32)],
+    [
+        ("anna", ID),
+        ("carol", OTHER),
+        (ID, ID),
+        ("5a5a", ID),
+        ("dpc-node-5a", ID),
+        ("dpc-node-" + "0" * 32, "dpc-node-" + "0" * 32),
+    ],
 )
 def test_a_node_is_found_by_name_id_and_beginning(directory: Directory, words: str, node_id: str) -> None:
     assert directory.find(words, []) == node_id

@@ -7,15 +7,16 @@ import sqlite3
 import time
 
 import pytest
-from node.conftest import MakeNode, MakePair, Pair
-from node.stub import PIECE, StubEngine
-from node.waiting import until
 
 from dpc_jupyter.errors import Busy, InferenceError
 from dpc_jupyter.node.answer import AnswerStream
 from dpc_jupyter.node.host import OPEN_LIMIT
 from dpc_jupyter.node.peer import Peer
-from dpc_jupyter.protocol.messages import GetProviders, RemoteInferenceRequest
+from dpc_jupyter.protocol.connection import BadRequest
+from dpc_jupyter.protocol.messages import GetProviders, Message, ProvidersResponse, RemoteInferenceRequest
+from node.conftest import MakeNode, MakePair, Pair
+from node.stub import PIECE, StubEngine
+from node.waiting import until
 
 
 async def refusal(stream: AnswerStream) -> str:
@@ -156,7 +157,13 @@ async def test_a_flood_of_questions_for_the_models_is_answered_a_few_times(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: list[object] = []
-    monkeypatch.setattr(allowed.asker, "_take_offers", lambda _, offers: answers.append(offers))
+    peer_said = allowed.asker.peer_said
+
+    def count(peer: Peer, message: Message | BadRequest) -> None:
+        answers.extend([message] if isinstance(message, ProvidersResponse) else [])
+        peer_said(peer, message)
+
+    monkeypatch.setattr(allowed.asker, "peer_said", count)
     allowed.engine.list_pause_s = 0.1
     allowed.host._registry._snapshot = type(allowed.host._registry._snapshot)()  # nothing is fresh
     for _ in range(2000):

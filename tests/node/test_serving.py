@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from node.conftest import MakePair, Pair
-from node.stub import PIECE, StubEngine
-from node.waiting import until
 
 from dpc_jupyter.errors import BackendError, ModelNotFound, Revoked
 from dpc_jupyter.node import answer as answer_module
 from dpc_jupyter.node import host as host_module
-from dpc_jupyter.node.host import OUTBOX_CHARS
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.serving import OUTBOX_CHARS
 from dpc_jupyter.protocol.messages import RemoteInferenceCancel, RemoteInferenceChunk, RemoteInferenceRequest
+from node.conftest import MakePair, Pair
+from node.stub import PIECE, StubEngine
+from node.waiting import until
 
 
 async def test_queued_positions_go_down_until_the_request_runs(make_pair: MakePair) -> None:
@@ -25,9 +25,9 @@ async def test_queued_positions_go_down_until_the_request_runs(make_pair: MakePa
 
     async def follow() -> None:
         async for _ in third:
-            shown = pair.asker.status().asking[-1]
-            if (shown.state, shown.position) not in seen:
-                seen.append((shown.state, shown.position))
+            for shown in pair.asker.status().asking[-1:]:
+                if (shown.state, shown.position) not in seen:
+                    seen.append((shown.state, shown.position))
 
     following = asyncio.create_task(follow())
     await until(lambda: ("queued", 2) in seen)

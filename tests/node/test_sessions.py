@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from node.conftest import MakeHome, MakeNode, MakePair, Pair
-from node.stub import PIECE
-from node.waiting import until
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.node import links as links_module
+from node.conftest import MakeHome, MakeNode, MakePair, Pair
+from node.stub import PIECE
+from node.waiting import until
 
 
 async def test_two_notebooks_of_one_user_never_touch_each_other(allowed: Pair, make_node: MakeNode) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
-from node.conftest import MakePair, Pair
-from node.stub import PIECE, StubEngine
-from node.waiting import until
 
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import AccessDenied
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.status import NodeEvent
+from node.conftest import MakePair, Pair
+from node.stub import PIECE, StubEngine
+from node.waiting import until
 
 EventsOf = Callable[[CoreService], list[NodeEvent]]
 
@@ -26,7 +27,9 @@ async def test_a_status_shows_links_and_requests_at_both_ends(make_pair: MakePai
     here, there = pair.host.status(), pair.asker.status()
     assert (here.node_id, here.name, here.sharing, here.uri) == (pair.host_id, "anna", True, str(pair.host.uri))
     assert (here.access_error, here.ledger_error, there.uri) == (None, None, None)
-    assert [(peer.name, peer.outgoing, peer.kind, peer.extended) for peer in there.peers] == [("anna", True, "TLS", True)]
+    assert [(peer.name, peer.outgoing, peer.kind, peer.extended) for peer in there.peers] == [
+        ("anna", True, "TLS", True)
+    ]
     assert [(peer.name, peer.outgoing) for peer in here.peers] == [("bob", False)]
     expected = [("stub-1", "running", None), ("stub-2", "queued", 1)]
     assert [(request.model, request.state, request.position) for request in here.serving] == expected
@@ -65,6 +68,13 @@ async def test_whoever_unsubscribes_hears_no_more(allowed: Pair) -> None:
     assert events == []
 
 
+async def toggled(host: CoreService, *states: bool) -> None:
+    """Edit the access file by hand, each time once the last edit was seen."""
+    for enabled in states:
+        host.home.edit_access(partial(firewall.set_enabled, enabled=enabled))
+        await until(lambda enabled=enabled: host.access.rules.enabled is enabled, within_s=1)  # type: ignore[misc]
+
+
 async def test_a_subscriber_that_fails_stops_neither_links_nor_revocation(allowed: Pair) -> None:
     def fails(event: NodeEvent) -> None:
         raise ZeroDivisionError
@@ -74,18 +84,14 @@ async def test_a_subscriber_that_fails_stops_neither_links_nor_revocation(allowe
     await until(lambda: allowed.host._watch._seen)
     allowed.engine.hold()
     stream = await allowed.started()
-    for enabled in (True, False):
-        allowed.host.home.edit_access(lambda document, on=enabled: firewall.set_enabled(document, on))
-        await until(lambda on=enabled: allowed.host.access.rules.enabled is on, within_s=1)
+    await toggled(allowed.host, True, False)
     await until(lambda: stream.done, within_s=1)
 
 
 async def test_an_engine_that_fails_to_list_stops_neither_links_nor_revocation(allowed: Pair) -> None:
     allowed.engine.list_error = ZeroDivisionError()
     allowed.host._registry._fresh_s = 0
-    for enabled in (False, True, False):
-        allowed.host.home.edit_access(lambda document, on=enabled: firewall.set_enabled(document, on))
-        await until(lambda on=enabled: allowed.host.access.rules.enabled is on, within_s=2)
+    await toggled(allowed.host, False, True, False)
 
 
 async def test_an_engine_that_hangs_does_not_delay_a_revocation(allowed: Pair) -> None:

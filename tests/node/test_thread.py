@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from node.conftest import MakeHome
-from node.stub import PIECE, StubEngine
-from node.waiting import until, until_in_thread
 
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.errors import DpcError, PeerNotConnected, RequestCancelled
 from dpc_jupyter.node.answer import TextDelta
 from dpc_jupyter.node.thread import BackgroundNode
+from node.conftest import MakeHome
+from node.stub import PIECE, StubEngine
+from node.waiting import until, until_in_thread
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def test_a_wait_whose_poll_ends_with_the_work_gives_the_result(threads: Threads)
         assert threads.asker.run(submitted) == 7
     finally:
         submitted.close()
-        del threads.asker.submit  # type: ignore[method-assign]
+        del threads.asker.submit
 
 
 def test_stopping_twice_does_no_harm_and_a_stopped_node_says_so(threads: Threads) -> None:

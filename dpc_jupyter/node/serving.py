@@ -1,0 +1,175 @@
+"""One request from a peer while it is open: its state, its outbox, and what is said and noted at its end."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import time
+from dataclasses import dataclass, field
+
+from msgspec import UNSET
+
+from dpc_jupyter.backends.base import Finished, ModelInfo
+from dpc_jupyter.errors import BackendError, DpcError, InvalidRequest
+from dpc_jupyter.ledger import Entry
+from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.protocol.messages import (
+    ChatMessage,
+    RemoteInferenceChunk,
+    RemoteInferenceRequest,
+    RemoteInferenceResponse,
+    RemoteInferenceStatus,
+    Timings,
+)
+
+# Text of one request that waits for a slow reader; beyond it the engine is made to wait.
+OUTBOX_CHARS = 32 * 1024
+
+
+@dataclass(eq=False)
+class Serving:
+    """One request from a peer while it is open, and its outbox."""
+
+    peer: Peer
+    request: RemoteInferenceRequest
+    arrived_at: float
+    model: str = ""
+    provider: str = ""
+    context_window: int | None = None
+    state: str = "resolving"
+    position: int | None = None
+    may_start: asyncio.Event = field(default_factory=asyncio.Event)
+    started_at: float | None = None
+    first_token_at: float | None = None
+    finished: Finished = field(default_factory=Finished)
+    cause: DpcError | None = None
+    task: asyncio.Task[None] | None = None
+    text: list[str] = field(default_factory=list)
+    thinking: list[str] = field(default_factory=list)
+    pending_chars: int = 0
+    next_index: int = 0
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
+    news: RemoteInferenceStatus | None = None
+    timings: Timings = field(default_factory=Timings)
+
+    def __post_init__(self) -> None:
+        self.streams = self.request.stream and self.peer.extended
+
+    def add(self, text: str, thinking: str) -> None:
+        """The engine said something: it leaves at the end of this turn of the loop, if the peer reads."""
+        text, thinking = encodable(text), encodable(thinking)
+        if text:
+            self.text.append(text)
+        if thinking:
+            self.thinking.append(thinking)
+        self.pending_chars += len(text) + len(thinking)
+        if self.streams:
+            self.peer.send_when_room(self)
+
+    def emit(self) -> None:
+        """One chunk of all that has come since the last; in slices if an engine sent more than a frame holds."""
+        text, thinking = "".join(self.text), "".join(self.thinking)
+        if self.news is not None and not text and not thinking:
+            self.peer.send(self.news)
+        self.news = None  # text says by itself that the request runs
+        self.text.clear()
+        self.thinking.clear()
+        self.pending_chars = 0
+        self.digest.update(text.encode())
+        while text or thinking:
+            piece, text = text[:OUTBOX_CHARS], text[OUTBOX_CHARS:]
+            thought, thinking = thinking[:OUTBOX_CHARS], thinking[OUTBOX_CHARS:]
+            self.peer.send(RemoteInferenceChunk(self.request.request_id, self.next_index, piece, thought))
+            self.next_index += 1
+
+    def tell(self, news: RemoteInferenceStatus) -> None:
+        """Send where the request stands at the end of this turn, unless text comes first."""
+        self.state = news.state
+        if self.streams:
+            self.news = news
+            self.peer.send_when_room(self)
+
+    def end(self) -> None:
+        """Stop the clocks."""
+        now = time.monotonic()
+        self.timings = Timings(
+            queue_s=(self.started_at or now) - self.arrived_at,
+            first_token_s=None if self.first_token_at is None else self.first_token_at - self.arrived_at,
+            total_s=now - self.arrived_at,
+        )
+
+    def response(self) -> RemoteInferenceResponse:
+        """The response to a request that went well: the whole text, or after a stream its hash."""
+        done = self.finished
+        return RemoteInferenceResponse(
+            request_id=self.request.request_id,
+            status="success",
+            response=UNSET if self.streams else "".join(self.text),
+            thinking="".join(self.thinking) or None,
+            text_sha256=self.digest.hexdigest() if self.streams else None,
+            model=self.model,
+            provider=self.provider,
+            prompt_tokens=done.prompt_tokens,
+            response_tokens=done.response_tokens,
+            tokens_used=(done.prompt_tokens or 0) + (done.response_tokens or 0),
+            model_max_tokens=self.context_window,
+            finish_reason=done.finish_reason,
+            model_digest=done.digest,
+            timings=self.timings,
+        )
+
+    def entry(self, error: DpcError | None) -> Entry:
+        """What the ledger keeps."""
+        return Entry(
+            id=self.request.request_id,
+            role="host",
+            peer=self.peer.node_id,
+            model=self.model or self.request.model or "",
+            provider=self.provider,
+            started_at=time.time() - self.timings.total_s,
+            queue_s=self.timings.queue_s,
+            first_token_s=self.timings.first_token_s,
+            total_s=self.timings.total_s,
+            prompt_tokens=self.finished.prompt_tokens,
+            response_tokens=self.finished.response_tokens,
+            outcome="ok" if error is None else error.code,
+        )
+
+    def error_of(self, task: asyncio.Task[None]) -> DpcError | None:
+        """How the request failed, in words that a peer may read."""
+        if self.cause is not None:
+            return self.cause
+        error = BackendError("The engine gave up on this request.") if task.cancelled() else task.exception()
+        assert error is None or isinstance(error, DpcError)
+        return error
+
+
+def encodable(text: str) -> str:
+    """An engine that cuts a character in two must not end the answer: half a surrogate pair becomes ``?``."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def conversation(request: RemoteInferenceRequest, model: ModelInfo) -> tuple[ChatMessage, ...]:
+    """The turns of a request, in either shape.
+
+    Raises
+    ------
+    InvalidRequest
+        There is no question, an image is not base64, or the model takes none.
+    """
+    turns = request.messages or (ChatMessage("user", request.prompt),)
+    if request.images:
+        turns = (*turns[:-1], ChatMessage(turns[-1].role, turns[-1].content, turns[-1].images + request.images))
+    images = [image for turn in turns for image in turn.images]
+    if images and not model.supports_vision:
+        raise InvalidRequest(f"{model.name} does not take images: choose a model with vision.")
+    for image in images:
+        # Some engines' clients open a text that happens to be a path.
+        try:
+            base64.b64decode(image.base64, validate=True)
+        except ValueError as error:
+            raise InvalidRequest("An image is not base64: send its bytes, never a path or URL.") from error
+    if not images and not any(turn.content.strip() for turn in turns):
+        raise InvalidRequest("The prompt is empty: write a question.")
+    return turns

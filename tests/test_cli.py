@@ -1,0 +1,237 @@
+from __future__ import annotations
+
+import csv
+import io
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from node.stub import StubEngine
+from node.waiting import until_in_thread
+from running_host import COMMAND, FORBIDDEN, RunningHost, let_in, serving, weights, write_providers
+
+from dpc_jupyter import firewall
+from dpc_jupyter.backends.registry import Registry
+from dpc_jupyter.home import Home
+from dpc_jupyter.node.thread import BackgroundNode
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+DAVE = "dpc-node-" + "d" * 32
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "home")
+
+
+@pytest.fixture
+def environment(home: Home) -> dict[str, str]:
+    return {**os.environ, "DPC_HOME": str(home.path), "OLLAMA_HOST": "127.0.0.1:1", "COLUMNS": "200", "TERM": "dumb"}
+
+
+@pytest.fixture
+def cli(environment: dict[str, str]) -> Cli:
+    """Run the command as a user does, in a process of its own."""
+
+    def run(*words: str, said: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [*COMMAND, *words], env=environment, input=said, capture_output=True, text=True, timeout=60, check=False
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningHost]:
+    """A second process with the embedded model."""
+    home = Home(tmp_path_factory.mktemp("host") / "home")
+    write_providers(home)
+    with serving(home, "--share") as running:
+        yield running
+
+
+def until_known(host: RunningHost, home: Home) -> None:
+    """Let this home's node in, and wait until the running host has read it."""
+    let_in(host.home, home.load_identity().node_id)
+    time.sleep(1.0)  # what an edit may take at most
+
+
+def no_model(home: Home) -> None:
+    """A folder of models that was chosen and is empty; without this the embedded model is fetched when asked."""
+    home.path.mkdir(0o700, exist_ok=True)
+    (home.path / "providers.json").touch(0o600)
+    (home.path / "providers.json").write_text('{"providers": [{"alias": "mine", "type": "llama_cpp"}]}')
+
+
+def one_red_line(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 1, done
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr, done.stderr
+    return done.stderr.strip()
+
+
+def test_id_makes_an_identity_once(cli: Cli, home: Home) -> None:
+    first, second = cli("id"), cli("id")
+    assert re.fullmatch(r"dpc-node-[0-9a-f]{32}\n", first.stdout)
+    assert first.stdout == second.stdout == (home.path / "node.id").read_text()
+    assert home.path.stat().st_mode & 0o777 == 0o700
+
+
+def test_the_home_may_be_named(cli: Cli, tmp_path: Path) -> None:
+    assert cli("--home", str(tmp_path / "other"), "id").stdout == (tmp_path / "other" / "node.id").read_text()
+
+
+def test_a_damaged_identity_is_one_red_line(cli: Cli, home: Home) -> None:
+    cli("id")
+    (home.path / "node.key").write_text("damaged")
+    assert "node.key is damaged" in one_red_line(cli("id"))
+
+
+def test_ask_streams_a_remote_answer_and_says_where_it_came_from(cli: Cli, host: RunningHost, home: Home) -> None:
+    until_known(host, home)
+    done = cli("ask", "-H", host.uri, "--max-tokens", "12", "-t", "0", "-", said="Say hello.")
+    assert done.returncode == 0, done.stderr
+    *text, where = done.stdout.splitlines()
+    assert " ".join(text).strip() and where.startswith("test-host · smollm2:135m · ")
+    assert "\x1b" not in done.stdout
+    raw = cli("ask", "-H", "test-host", "--max-tokens", "5", "--raw", "Say hello.")
+    assert raw.returncode == 0 and "smollm2" not in raw.stdout
+    assert "test-host" in cli("peers").stdout and host.uri in cli("peers").stdout
+    assert "smollm2:135m" in cli("usage").stdout
+    rows = list(csv.DictReader(io.StringIO(cli("usage", "--csv").stdout)))
+    assert [(row["role"], row["peer"], row["outcome"]) for row in rows] == [("asker", host.node_id, "ok")] * 2
+    refused = cli("ask", "-H", host.uri, "-m", FORBIDDEN, "May I?")
+    assert one_red_line(refused) == f"Access denied: You are not authorized to request inference for model {FORBIDDEN}"
+
+
+def test_ask_without_a_host_asks_this_machine(cli: Cli, home: Home) -> None:
+    write_providers(home)
+    done = cli("ask", "--max-tokens", "5", "Say hello.")
+    assert done.returncode == 0 and "this machine · smollm2:135m" in done.stdout
+
+
+def test_failures_name_a_fix_that_is_a_command(cli: Cli, home: Home) -> None:
+    assert one_red_line(cli("ask", "-H", "carol", "Hello")) == (
+        "Peer carol is not connected. Connect first: dpc-jupyter ask --host dpc://..."
+    )
+    assert "An address looks like dpc://host:8889" in one_red_line(cli("ask", "-H", "dpc://x", "Hello"))
+    no_model(home)
+    assert "`dpc-jupyter models pull`" in one_red_line(cli("ask", "Hello"))
+    assert "The prompt is empty" in one_red_line(cli("ask", "-", said=" \n"))
+    assert "cannot be read" in one_red_line(cli("ask", "--image", "/nowhere.png", "Hello"))
+    assert cli("ask").returncode == 2
+
+
+def test_ctrl_c_stops_the_request_at_the_host_too(environment: dict[str, str], home: Home, tmp_path: Path) -> None:
+    """The host's engine is a stub that never ends by itself."""
+    engine = StubEngine(tokens=100_000, pause_s=0.01)
+    host_home = Home(tmp_path / "stub-host")
+    host_home.edit_access(lambda document: firewall.set_enabled(document, True))
+    host_home.edit_access(lambda document: firewall.allow(document, home.load_identity().node_id))
+    node = BackgroundNode(host_home, name="stub-host", registry=Registry([engine]))
+    try:
+        node.start(("127.0.0.1", 0))
+        command = [*COMMAND, "ask", "-H", str(node.status().uri), "Hello"]
+        with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as asking:
+            until_in_thread(lambda: engine.produced > 10, 20)
+            asking.send_signal(signal.SIGINT)
+            out, errors = asking.communicate(timeout=10)
+        assert asking.returncode == 130 and errors == b"Stopped.\n" and out.startswith(b"stub stub")
+        until_in_thread(lambda: not node.status().serving and engine.running == 0, 1)
+    finally:
+        node.stop()
+
+
+def test_serve_prints_its_address_alone_and_says_what_is_missing(home: Home) -> None:
+    no_model(home)
+    with serving(home) as host:
+        assert re.fullmatch(r"dpc://127\.0\.0\.1:\d+\?node_id=dpc-node-[0-9a-f]{32}", host.uri)
+        until_in_thread(lambda: "No model can be asked" in host.log.read_text())
+        said = host.log.read_text()
+        assert "Sharing is off: nobody can ask this node. Turn it on: dpc-jupyter firewall on" in said
+    assert host.process.returncode == 0
+    with serving(home, "--share") as host:
+        until_in_thread(lambda: "No model can be asked" in host.log.read_text())
+        assert "Nobody is let in yet: dpc-jupyter firewall allow NODE_ID" in host.log.read_text()
+
+
+def test_serve_tells_of_a_stranger_with_the_command_that_lets_it_in(cli: Cli, home: Home, tmp_path: Path) -> None:
+    owner = Home(tmp_path / "owner")
+    write_providers(owner)
+    with serving(owner, "--share") as host:
+        refused = one_red_line(cli("ask", "-H", host.uri, "-m", "smollm2:135m", "Hello"))
+        assert refused == "Access denied: You are not authorized to request inference"
+        stranger = home.load_identity().node_id
+        command = f"dpc-jupyter firewall allow {stranger}"
+        until_in_thread(lambda: command in host.log.read_text())
+        assert "Hello" not in host.log.read_text()
+        listed = cli("--home", str(owner.path), "firewall", "pending")
+        assert f"{command} --name" in listed.stdout and "--model smollm2:135m" in listed.stdout
+
+
+def test_firewall_round_trip(cli: Cli) -> None:
+    assert "Sharing is off" in cli("firewall", "show").stdout
+    assert cli("firewall", "on").stdout == "Sharing is on.\n"
+    allowed = cli("firewall", "allow", DAVE, "--name", "dave", "--model", "a*", "--for", "7d")
+    assert allowed.stdout.startswith("yes: line ")
+    assert "dave" in cli("firewall", "show").stdout and "a*" in cli("firewall", "show").stdout
+    assert cli("firewall", "explain", "dave", "abc").stdout.startswith("yes: ")
+    assert "allowed_models of dave: a*" in cli("firewall", "explain", "dave", "xyz").stdout
+    assert cli("firewall", "deny", "dave").stdout.startswith("no: ")
+    assert cli("firewall", "off").stdout == "Sharing is off.\n"
+    assert cli("firewall", "pending").stdout == "Nobody has asked and been refused.\n"
+    assert "No node is called 'zoe' here" in one_red_line(cli("firewall", "allow", "zoe"))
+
+
+def test_an_invalid_access_file_is_named_with_its_line(cli: Cli, home: Home) -> None:
+    cli("firewall", "on")
+    (home.path / ".dpc_access.json").write_text('{"compute": {\n"enabled": maybe}}')
+    assert "line 2" in one_red_line(cli("firewall", "show"))
+    checked = cli("doctor")
+    assert checked.returncode == 1 and re.search(r"fail\s+access.*line 2", checked.stdout)
+
+
+def test_models_list_and_pull(cli: Cli, home: Home) -> None:
+    no_model(home)
+    missing = cli("models", "list")
+    assert missing.returncode == 1 and "dpc-jupyter models pull" in missing.stderr
+    write_providers(home)
+    assert "smollm2:135m" in cli("models", "list").stdout
+    home.models_folder.mkdir(0o700)
+    os.link(weights(), home.models_folder / weights().name)
+    pulled = cli("models", "pull")
+    assert pulled.returncode == 0 and pulled.stdout.strip() == str(home.models_folder / weights().name)
+
+
+def test_doctor_finds_each_fault_and_says_its_fix(cli: Cli, home: Home) -> None:
+    fresh = cli("doctor")
+    assert fresh.returncode == 0
+    assert re.search(r"warn\s+identity.*`dpc-jupyter id`", fresh.stdout)
+    assert not home.path.exists()
+    no_model(home)
+    assert re.search(r"fail\s+engine.*dpc-jupyter models pull", cli("doctor").stdout)
+    write_providers(home)
+    cli("id")
+    cli("firewall", "on")
+    found = cli("doctor")
+    assert found.returncode == 0, found.stdout
+    for line in (r"ok\s+identity\s+dpc-node-", r"ok\s+files", r"ok\s+model\s+smollm2:135m", r"warn\s+access"):
+        assert re.search(line, found.stdout), (line, found.stdout)
+    (home.path / "providers.json").chmod(0o644)
+    loose = cli("doctor")
+    assert loose.returncode == 1
+    assert f"chmod 600 {home.path / 'providers.json'}" in loose.stdout.replace("\n", "")
+    (home.path / "providers.json").chmod(0o600)
+    (home.path / "node.id").write_text("dpc-node-" + "0" * 32)
+    damaged = cli("doctor")
+    assert damaged.returncode == 1 and re.search(r"fail\s+identity", damaged.stdout)
+
+
+def test_help_lists_every_command(cli: Cli) -> None:
+    shown = cli("--help").stdout
+    for command in ("demo", "serve", "ask", "peers", "models", "usage", "firewall", "doctor", "id"):
+        assert re.search(rf"\b{command}\b", shown)
