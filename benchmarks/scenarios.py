@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from benchmarks.measure import Sample, cpu_s, interleave, median, median_ratio, percentile
 from benchmarks.peers.base import Asker
+from benchmarks.peers.echo import EchoClient
 from benchmarks.rows import Row, missing, row
 from benchmarks.setting import ECHO, HTTP, IN_FRONT, LITELLM, NGINX, OURS, SSH, Setting
 from benchmarks.stub import MODEL_ONE_SLOT, TOKEN_CHARS, made_at, now_ns
@@ -134,14 +135,14 @@ async def connect(setting: Setting) -> list[Row]:
             pass
 
     async def floor() -> None:
-        nonlocal echo
-        echo = await setting.echo()
-        await echo.round_trip()
+        connected.append(await setting.echo())
+        await connected[-1].round_trip()
 
     async def hang_up() -> None:
-        echo.close()
+        while connected:
+            connected.pop().close()
 
-    echo = await setting.echo()
+    connected: list[EchoClient] = []
     count, rounds = (3, 2) if setting.quick else (20, 9)
     found = await interleave(
         rounds,
@@ -150,7 +151,7 @@ async def connect(setting: Setting) -> list[Row]:
             ECHO: lambda: _p50_us(floor, count, before=hang_up),
         },
     )
-    echo.close()
+    await hang_up()
     return _rows("connect to first reply (RSA-2048)", "µs", found, "p50", [(OURS, ECHO, "<= 2.5")])
 
 
@@ -165,7 +166,7 @@ async def interrupt(setting: Setting) -> list[Row]:
     async def once() -> float:
         running = asker.query(10_000, _TOKENS_PER_S, MODEL_ONE_SLOT)
         waiting = asker.query(1, 0, MODEL_ONE_SLOT)
-        while not running.answer.text or waiting.status is None:
+        while not running.answer.text or waiting.status is None:  # noqa: ASYNC110 - there is nothing to wait on
             await asyncio.sleep(0.001)
         stopped_ns = now_ns()
         running.cancel()
@@ -252,10 +253,8 @@ class _Crowd:
     async def sample(self, per_s: int, seconds: float) -> Sample:
         """Ask in every stream, let them settle, measure for so long, and leave."""
         streams = [asyncio.create_task(self._stream(number, per_s)) for number in range(self._many)]
-        while self._running < self._many:
+        while self._running < self._many and not any(stream.done() for stream in streams):  # noqa: ASYNC110 - once a run
             await asyncio.sleep(0.05)
-            if any(stream.done() for stream in streams):
-                break
         await asyncio.sleep(seconds / 4)
         self._mark()
         await asyncio.sleep(seconds)

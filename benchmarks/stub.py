@@ -88,7 +88,10 @@ class Paces:
 
 
 class StubBackend:
-    """The stub as an engine inside a node. ``max_tokens`` is how many it makes, ``seed`` how many a second (0: at once)."""
+    """The stub as an engine inside a node.
+
+    ``max_tokens`` is how many tokens it makes, ``seed`` how many a second (0: all at once).
+    """
 
     type = "stub"
 

@@ -1,8 +1,8 @@
 """The stub as an OpenAI-compatible HTTP server, and the client of every row that speaks HTTP.
 
 The server is written by hand on uvloop's protocols, with its JSON ready made: less work for a token than vLLM's own
-(uvicorn and Starlette) does, so that what stands beside ours is the transport and not a framework. The client is httpx with
-httpx-sse, which is what OpenAI's own Python client is made of.
+(uvicorn and Starlette) does, so that what stands beside ours is the transport and not a framework. The client is httpx
+with httpx-sse; OpenAI's own Python client is httpx with a reader of its own.
 """
 
 from __future__ import annotations
@@ -24,14 +24,11 @@ _HEAD = (
     b"HTTP/1.1 200 OK\r\nServer: benchmark-stub\r\nContent-Type: text/event-stream; charset=utf-8\r\n"
     b"Cache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n"
 )
-_CHUNK = (
-    'data: {{"id":"stub","object":"chat.completion.chunk","created":0,"model":"%s","choices":'
-    '[{{"index":0,"delta":{{"content":"{}"}},"finish_reason":null}}]}}\n\n' % MODEL
-).format
+_BEGIN = f'data: {{{{"id":"stub","object":"chat.completion.chunk","created":0,"model":"{MODEL}","choices":'
+_CHUNK = (_BEGIN + '[{{"index":0,"delta":{{"content":"{}"}},"finish_reason":null}}]}}\n\n').format
 _LAST = (
-    'data: {{"id":"stub","object":"chat.completion.chunk","created":0,"model":"%s","choices":'
-    '[{{"index":0,"delta":{{}},"finish_reason":"stop"}}],"usage":{{"prompt_tokens":1,"completion_tokens":{},'
-    '"total_tokens":{}}}}}\n\ndata: [DONE]\n\n' % MODEL
+    _BEGIN + '[{{"index":0,"delta":{{}},"finish_reason":"stop"}}],'
+    '"usage":{{"prompt_tokens":1,"completion_tokens":{},"total_tokens":{}}}}}\n\ndata: [DONE]\n\n'
 ).format
 _MODELS = json.dumps({"object": "list", "data": [{"id": MODEL, "object": "model", "owned_by": "nobody"}]}).encode()
 

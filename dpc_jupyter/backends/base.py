@@ -6,6 +6,8 @@ from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
+from msgspec import Struct
+
 from dpc_jupyter.protocol.messages import ChatMessage, Options
 
 
@@ -41,9 +43,10 @@ class Generation:
     options: Options
 
 
-@dataclass(frozen=True, slots=True)
-class Delta:
+class Delta(Struct, frozen=True):
     """The next piece of an answer, or of the model's thinking."""
+
+    # A Struct, because one is made for every token, at a quarter of a frozen dataclass's cost.
 
     text: str = ""
     thinking: str = ""

@@ -10,7 +10,6 @@ import bisect
 import functools
 import html
 import re
-from collections.abc import MutableMapping
 from typing import Any
 
 import nh3
@@ -90,7 +89,7 @@ def _math(state: StateInline, silent: bool) -> bool:
     if src[start] not in "$\\":
         return False
     if (closing := _MATH_ENDS.get(src[start : start + 2])) is not None:
-        end = _closed_at(src, closing, start + 2, state.env)
+        end = _closed_at(src, closing, start + 2)
     else:
         found = _INLINE_MATH.match(src, start, state.posMax)
         end = found.end() if found else 0
@@ -109,7 +108,7 @@ def _math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     """A formula over several lines, whose lines may look like lists or headings."""
     begin = state.bMarks[start] + state.tShift[start]
     closing = _MATH_ENDS.get(state.src[begin : begin + 2])
-    closed_at = 0 if closing is None else _closed_at(state.src, closing, begin + 2, state.env)
+    closed_at = 0 if closing is None else _closed_at(state.src, closing, begin + 2)
     if closed_at <= state.eMarks[start]:
         return False
     last = bisect.bisect_left(state.eMarks, closed_at, start, end)
@@ -124,14 +123,10 @@ def _math_block(state: StateBlock, start: int, end: int, silent: bool) -> bool:
     return True
 
 
-def _closed_at(src: str, closing: str, start: int, env: MutableMapping[str, Any]) -> int:
-    """Where a formula's closing ends, 0 without one; what is nowhere is not searched for again."""
-    if (key := f"{closing} {hash(src)}") in env:
-        return 0
+def _closed_at(src: str, closing: str, start: int) -> int:
+    """Where a formula's closing ends, 0 without one."""
     found = src.find(closing, start)
-    if found < 0:
-        env[key] = True
-    return found + len(closing) if found >= 0 else 0
+    return 0 if found < 0 else found + len(closing)
 
 
 def _render_dollar(_renderer: Any, _tokens: Any, _index: int, _options: Any, _env: Any) -> str:

@@ -8,6 +8,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
+from msgspec import Struct
+
 from dpc_jupyter.errors import DpcError, InferenceError, InferenceTimeout, RequestCancelled
 from dpc_jupyter.node.request import InferenceRequest
 from dpc_jupyter.protocol.messages import Options, RemoteInferenceStatus
@@ -74,8 +76,7 @@ class Answer:
         return self.text
 
 
-@dataclass(frozen=True, slots=True)
-class TextDelta:
+class TextDelta(Struct, frozen=True):
     """A piece of the answer; pieces that come while nobody looks are joined."""
 
     text: str = ""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import platform
-import random
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -69,8 +69,7 @@ class CoreService:
     def __init__(self, home: Home | None = None, *, name: str | None = None, registry: Registry | None = None) -> None:
         self.home = home or Home.default()
         self.session = str(uuid.uuid4())
-        # Request ids must differ, not be secret. Not the global generator: a notebook may have seeded it.
-        self._ids = random.Random()  # noqa: S311
+        self._numbers = itertools.count(1)
         self.name = label(name or platform.node() or "node")
         self.identity = self.home.load_identity()
         self.access = Access(self.home)
@@ -249,7 +248,7 @@ class CoreService:
         """
         clocks = Clocks()
         request = InferenceRequest(
-            request_id=str(uuid.UUID(int=self._ids.getrandbits(128), version=4)),
+            request_id=f"{self.session}-{next(self._numbers)}",
             messages=conversation(prompt, system, messages, images),
             model=model,
             provider=provider,

@@ -204,6 +204,8 @@ class Host:
         self._close(serving, serving.cause)
 
     async def _room(self, peer: Peer) -> None:
+        if peer.has_room:
+            return
         try:
             async with asyncio.timeout(READ_STALL_S):
                 await peer.room()

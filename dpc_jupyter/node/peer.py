@@ -123,6 +123,11 @@ class Peer:
         self._outboxes[outbox] = None
         self._schedule()
 
+    @property
+    def has_room(self) -> bool:
+        """Whether the peer keeps up with what is sent."""
+        return self._has_room.is_set()
+
     async def room(self) -> None:
         """Wait until the peer keeps up; at once when the link has ended."""
         await self._has_room.wait()
@@ -238,13 +243,16 @@ class Peer:
             self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
-        self._flush_due = False
+        # Stays set until the outboxes have emitted, or each of them would ask for another, empty turn.
         if self.closed:
             return
-        if self._outboxes and self._has_room.is_set():
-            outboxes, self._outboxes = self._outboxes, {}
-            for outbox in outboxes:
-                outbox.emit()
+        try:
+            if self._outboxes and self._has_room.is_set():
+                outboxes, self._outboxes = self._outboxes, {}
+                for outbox in outboxes:
+                    outbox.emit()
+        finally:
+            self._flush_due = False
         data = self._connection.data_to_send()
         if data and not self._stream.write(data):
             self._has_room.clear()

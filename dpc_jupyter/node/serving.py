@@ -58,19 +58,18 @@ class Serving:
 
     def add(self, text: str, thinking: str) -> None:
         """The engine said something: it leaves at the end of this turn of the loop, if the peer reads."""
-        text, thinking = encodable(text), encodable(thinking)
-        if text:
-            self.text.append(text)
-        if thinking:
-            self.thinking.append(thinking)
-        self.pending_chars += len(text) + len(thinking)
-        if self.streams:
+        if self.streams and not self.pending_chars:
             self.peer.send_when_room(self)
+        if text:
+            self.text.append(encodable(text))
+        if thinking:
+            self.thinking.append(encodable(thinking))
+        self.pending_chars += len(text) + len(thinking)
 
     def emit(self) -> None:
-        """One chunk of all that has come since the last; in slices if an engine sent more than a frame holds."""
+        """One chunk of all that has come since the last; several if an engine sent more than a frame holds."""
         text, thinking = "".join(self.text), "".join(self.thinking)
-        if self.news is not None and not text and not thinking:
+        if self.news is not None and not self.pending_chars:
             self.peer.send(self.news)
         self.news = None  # text says by itself that the request runs
         self.text.clear()
@@ -78,8 +77,8 @@ class Serving:
         self.pending_chars = 0
         self.digest.update(text.encode())
         while text or thinking:
-            piece, text = text[:OUTBOX_CHARS], text[OUTBOX_CHARS:]
-            thought, thinking = thinking[:OUTBOX_CHARS], thinking[OUTBOX_CHARS:]
+            piece, thought = text[:OUTBOX_CHARS], thinking[:OUTBOX_CHARS]
+            text, thinking = text[OUTBOX_CHARS:], thinking[OUTBOX_CHARS:]
             self.peer.send(RemoteInferenceChunk(self.request.request_id, self.next_index, piece, thought))
             self.next_index += 1
 

@@ -18,8 +18,11 @@ from dpc_jupyter.protocol.framing import LIMIT_BYTES, FrameDecoder, decode_objec
 from dpc_jupyter.protocol.messages import Ext, Hello, HelloAck, HelloChallenge, Message
 
 
-class State(enum.Enum):
-    """Where a conversation stands. The first two are the client's, the next two the server's."""
+class State(enum.IntEnum):
+    """Where a conversation stands. The first two are the client's, the next two the server's.
+
+    Of integers, because every message looks its state up in a table and only those hash fast.
+    """
 
     AWAIT_CHALLENGE = enum.auto()
     AWAIT_ACK = enum.auto()
@@ -62,11 +65,13 @@ Event = Message | Authenticated | BadRequest
 _encoder = msgspec.json.Encoder()
 
 
+_BEFORE_PAYLOAD = {struct: f'{{"command":"{word}","payload":'.encode() for word, struct in messages.COMMANDS.items()}
+
+
 def _encode(message: Message) -> bytes:
-    word = messages.COMMAND_OF[type(message)]
     if isinstance(message, HelloAck):
-        return _encoder.encode({"command": word, **msgspec.to_builtins(message)})
-    return b'{"command":"%s","payload":%s}' % (word.encode(), _encoder.encode(message))
+        return _encoder.encode({"command": messages.COMMAND_OF[HelloAck], **msgspec.to_builtins(message)})
+    return b"%b%b}" % (_BEFORE_PAYLOAD[type(message)], _encoder.encode(message))
 
 
 class Connection:
@@ -90,6 +95,12 @@ class Connection:
         Client: the node that we meant to reach, whose key hash the caller has already compared.
     server_cert_der : bytes, optional
         Client: the TLS certificate that we saw.
+
+    Attributes
+    ----------
+    state : State
+    extended : bool
+        Both sides offered extensions.
     """
 
     def __init__(
@@ -114,18 +125,13 @@ class Connection:
         self._decoder = FrameDecoder()
         self._out: list[bytes] = []
         self._nonce = b""
-        self._peer: Authenticated | None = None
+        self.extended = False
         self.state = State.AWAIT_CHALLENGE
         if salt is not None:
             self._server_id, self._server_cert_der = signer.node_id, signer.cert_der
             challenge, self._nonce = handshake.make_challenge(signer.cert_der, salt)
             self._out.append(encode_frame(_encode(challenge)))
             self.state = State.AWAIT_HELLO
-
-    @property
-    def extended(self) -> bool:
-        """Whether both sides offered extensions."""
-        return self._peer is not None and self._peer.ext is not None
 
     def data_to_send(self) -> bytes:
         """Take what has collected since the last call."""
@@ -241,18 +247,18 @@ class Connection:
             server_cert_der=self._server_cert_der,
             legacy_ok=self._legacy_ok,
         )
-        self._peer = Authenticated(hello.node_id, hello.name, hello.ext)
+        self.extended = hello.ext is not None
         self.state = State.AWAIT_ADMISSION
-        return self._peer
+        return Authenticated(hello.node_id, hello.name, hello.ext)
 
     def _acknowledged(self, ack: HelloAck) -> Authenticated:
         if ack.status != "OK":
             raise HandshakeError(f"{self._server_id} refused the connection: {ack.error or 'it gave no reason'}")
         if ack.node_id not in (None, self._server_id):
             raise HandshakeError(f"{self._server_id} calls itself {ack.node_id} in its HELLO_ACK.")
-        self._peer = Authenticated(self._server_id, ack.name, ack.ext)
+        self.extended = ack.ext is not None
         self._open()
-        return self._peer
+        return Authenticated(self._server_id, ack.name, ack.ext)
 
     def _open(self) -> None:
         self._decoder.limit_bytes = LIMIT_BYTES

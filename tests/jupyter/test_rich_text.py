@@ -30,6 +30,8 @@ HOSTILE = [
     '```html" onclick="alert(1)\n<b>\n```',
     "<style>*{display:none}</style><iframe src=//evil.example></iframe>",
     "<a href=x style=position:fixed class=jp-Button id=x>x</a>",
+    '<a href="ftp://evil.example">x</a> <a href="tel:1">x</a> [x](ftp://evil.example)',
+    '<code class="jp-Dialog">x</code>',
     "<!-- --><math><mtext></mtext></math>",
     "$<img src=x onerror=alert(1)>$ $$<script>alert(1)</script>$$",
     "$$\n<script>alert(1)</script>\n$$",
