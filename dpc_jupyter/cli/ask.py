@@ -60,5 +60,4 @@ async def _ask(home: Home, where: str, question: dict[str, Any], terminal: Termi
                     waited_s = time.monotonic() - started
                     terminal.wait(waiting(item, stream.host_name, question["model"], waited_s))
         finally:
-            stream.cancel()
             terminal.end(provenance(stream.answer) if stream.answer.text else "")

@@ -165,7 +165,8 @@ class CoreService:
             raise PeerNotConnected(f"No address of {label(where)} is known: use its dpc:// address once.")
         peer = await self._links.connect(uri, timeout_s)
         # The disk is not waited for: a peer is of use before its address is safe.
-        self._write(self.directory.save, self.directory.remember(uri, peer.name, name))
+        if (change := self.directory.remember(uri, peer.name, name)) is not None:
+            self._write(self.directory.save, change)
         return self._peer_status(peer)
 
     async def disconnect(self, who: str) -> None:

@@ -18,6 +18,7 @@ from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
+_REWRITE_S = 3600
 _NODE_ID = re.compile(r"dpc-node-[0-9a-f]{32}")
 
 
@@ -80,11 +81,12 @@ class Directory:
         """``node_id -> {"name", "uri", "last_seen"}`` of every peer that was dialled once."""
         return dict(self._known)
 
-    def remember(self, uri: PeerUri, claimed_name: str, given_name: str | None) -> Change:
-        """Know a peer that was dialled, and return the change that `save` writes to disk.
+    def remember(self, uri: PeerUri, claimed_name: str, given_name: str | None) -> Change | None:
+        """Know a peer that was dialled, and return the change that `save` writes to disk, None if it can wait.
 
         It keeps the first name that it got; only a given name replaces that.
         """
+        before = self._known.get(uri.node_id, {})
 
         def change(known: dict[str, Any]) -> dict[str, Any]:
             others = {n: dict(entry) for n, entry in known.items() if n != uri.node_id}
@@ -97,7 +99,10 @@ class Directory:
             return {**others, uri.node_id: {"name": name, "uri": str(uri), "last_seen": int(time.time())}}
 
         self._known = change(self._known)
-        return change
+        after = self._known[uri.node_id]
+        # A write is an fsync and a lock, and competes with the first request: for the time of day alone, hourly.
+        fresh = after["last_seen"] - before.get("last_seen", 0) < _REWRITE_S
+        return None if fresh and {**before, "last_seen": after["last_seen"]} == after else change
 
     def save(self, change: Change) -> None:
         """Write a change of `remember`; blocks on the disk."""

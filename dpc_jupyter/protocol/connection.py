@@ -74,6 +74,35 @@ def _encode(message: Message) -> bytes:
     return b"%b%b}" % (_BEFORE_PAYLOAD[type(message)], _encoder.encode(message))
 
 
+# What every token and every request is made of.
+_HOT = {
+    _BEFORE_PAYLOAD[struct]: msgspec.json.Decoder(struct)
+    for struct in (
+        messages.RemoteInferenceRequest,
+        messages.RemoteInferenceStatus,
+        messages.RemoteInferenceChunk,
+        messages.RemoteInferenceResponse,
+    )
+}
+
+
+def _decode_canonical(payload: bytes) -> Message | None:
+    """The message, if these are the very bytes that we would send for it, else None.
+
+    Bytes that are their own re-encoding hold no key twice, no NaN, no unknown field and no depth, so the strict parser
+    has nothing to look for. Nodes of this package write so, and it costs a tenth.
+    """
+    before = payload[: payload.find(b":{", len('{"command":')) + 1]
+    decoder = _HOT.get(before)
+    if decoder is None:
+        return None
+    try:
+        message: Message = decoder.decode(memoryview(payload)[len(before) : -1])
+        return message if _encode(message) == payload else None
+    except (msgspec.DecodeError, UnicodeError):
+        return None
+
+
 class Connection:
     """One end of a DPTP conversation.
 
@@ -194,6 +223,9 @@ class Connection:
             raise
 
     def _receive(self, payload: bytes) -> Iterator[Event]:
+        if self.extended and self.state is State.OPEN and (message := _decode_canonical(payload)) is not None:
+            yield message
+            return
         frame = decode_object(payload)
         word = frame.get("command")
         if not isinstance(word, str):

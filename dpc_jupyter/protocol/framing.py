@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import msgspec
-
 from dpc_jupyter import strict_json
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
 
@@ -92,19 +90,6 @@ def _check_depth(payload: bytes) -> None:
             raise ValueError(f"nested deeper than {MAX_DEPTH}")
 
 
-def _decode_canonical(payload: bytes) -> Any:
-    """What msgspec reads, if writing it again gives the very same bytes, else None.
-
-    Only a text without duplicate keys, blanks or needless escapes comes back unchanged. Nodes of this package write
-    so, and reading and writing by msgspec costs a tenth of what the strict parser does.
-    """
-    try:
-        found = msgspec.json.decode(payload)
-        return found if msgspec.json.encode(found) == payload else None
-    except msgspec.DecodeError:
-        return None
-
-
 def decode_object(payload: bytes) -> dict[str, Any]:
     """Parse one payload strictly.
 
@@ -116,11 +101,9 @@ def decode_object(payload: bytes) -> dict[str, Any]:
     try:
         if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
             _check_depth(payload)
-        found = _decode_canonical(payload)
-        if found is None:
-            found = strict_json.loads(payload.decode("utf-8"))
-            if b"\\u" in payload:
-                json.dumps(found, ensure_ascii=False).encode("utf-8")
+        found = strict_json.loads(payload.decode("utf-8"))
+        if b"\\u" in payload:
+            json.dumps(found, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         # UnicodeError is a ValueError. Its text is not repeated: it may quote the peer's bytes.
         raise RemoteProtocolError("The peer sent a frame that is not strict JSON.") from error

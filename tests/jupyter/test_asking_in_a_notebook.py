@@ -189,6 +189,13 @@ def test_a_failed_question_leaves_its_answer_object(kernel: Kernel, asking: Kern
     assert asking.value("kept.error") == ran.sentence
 
 
+def test_a_question_that_could_not_be_sent_leaves_one_too(kernel: Kernel) -> None:
+    ran = kernel.run("%dpc_ask -H carol -o kept Hello")
+    assert ran.displays == {}
+    assert kernel.value("kept.error") == ran.sentence
+    assert kernel.value("kept.host, kept.text, kept.finish_reason, kept is _dpc") == "carol  error True"
+
+
 def test_help_teaches_with_examples(kernel: Kernel) -> None:
     text = kernel.value("get_ipython().find_line_magic('dpc_ask').__doc__")
     for taught in ("%%dpc_ask --host anna", "--max-tokens", "-c NAME", "{game}", "What's a Kuramoto model?"):

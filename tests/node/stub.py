@@ -44,6 +44,7 @@ class StubEngine:
     list_pause_s: float = 0.0
     finishes: bool = True
     stubborn: bool = False
+    vision: bool = False
     running: int = 0
     most_running: int = 0
     produced: int = 0
@@ -62,7 +63,9 @@ class StubEngine:
         await asyncio.sleep(self.list_pause_s)
         if self.list_error is not None:
             raise self.list_error
-        return [ModelInfo(name, context_window=4096, warm=self.warm) for name in self.names]
+        return [
+            ModelInfo(name, context_window=4096, supports_vision=self.vision, warm=self.warm) for name in self.names
+        ]
 
     async def stream(self, generation: Generation) -> AsyncGenerator[Delta | Finished]:
         self.seen.append(generation)

@@ -41,11 +41,16 @@ def test_what_is_no_address_is_refused_with_the_shape(text: str) -> None:
         PeerUri.parse(text)
 
 
+def remember(directory: Directory, uri: PeerUri, claimed: str, given: str | None) -> None:
+    if (change := directory.remember(uri, claimed, given)) is not None:
+        directory.save(change)
+
+
 @pytest.fixture
 def directory(make_home: MakeHome) -> Directory:
     rules = Rules.parse(json.dumps({"nodes": {OTHER: {"name": "carol"}}}))
     found = Directory(make_home("d"), lambda: rules)
-    found.save(found.remember(PeerUri("h", 1, ID), "anna", None))
+    remember(found, PeerUri("h", 1, ID), "anna", None)
     return found
 
 
@@ -65,7 +70,7 @@ def test_a_node_is_found_by_name_id_and_beginning(directory: Directory, words: s
 
 
 def test_a_beginning_that_two_share_is_ambiguous(directory: Directory) -> None:
-    directory.save(directory.remember(PeerUri("h", 2, OTHER), "bea", None))
+    remember(directory, PeerUri("h", 2, OTHER), "bea", None)
     with pytest.raises(PeerNotConnected, match=f"may be {ID} or {OTHER}: use the node id"):
         directory.find("dpc-node-5", [])
 
@@ -76,9 +81,9 @@ def test_nobody_of_that_name_lists_who_is_known(directory: Directory) -> None:
 
 
 def test_a_name_is_kept_by_the_first_who_had_it_unless_a_user_gives_it_away(directory: Directory) -> None:
-    directory.save(directory.remember(PeerUri("h", 2, OTHER), "anna", None))
+    remember(directory, PeerUri("h", 2, OTHER), "anna", None)
     assert directory.find("anna", []) == ID
-    directory.save(directory.remember(PeerUri("h", 2, OTHER), "whatever", "anna"))
+    remember(directory, PeerUri("h", 2, OTHER), "whatever", "anna")
     assert directory.find("anna", []) == OTHER
 
 

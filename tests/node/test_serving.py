@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from dpc_jupyter.errors import BackendError, ModelNotFound, Revoked
+from dpc_jupyter.errors import BackendError, InvalidRequest, ModelNotFound, Revoked
 from dpc_jupyter.node import answer as answer_module
 from dpc_jupyter.node import host as host_module
 from dpc_jupyter.node.peer import Peer
@@ -15,6 +15,9 @@ from dpc_jupyter.protocol.messages import RemoteInferenceCancel, RemoteInference
 from node.conftest import MakePair, Pair
 from node.stub import PIECE, StubEngine
 from node.waiting import until
+
+PICTURE = {"base64": "AAAA", "mime_type": "image/png"}
+TURN = {"role": "user", "content": "what is it?"}
 
 
 async def test_queued_positions_go_down_until_the_request_runs(make_pair: MakePair) -> None:
@@ -151,6 +154,32 @@ async def test_an_image_on_the_wire_by_path_or_url_is_refused(allowed: Pair, ima
     assert (response.status, response.code) == ("error", "invalid")
     assert "passwd" not in (response.error or "")
     assert not allowed.engine.seen
+
+
+async def test_a_picture_reaches_a_model_that_sees(make_pair: MakePair) -> None:
+    pair = await make_pair(StubEngine(vision=True))
+    await pair.ask("what is it?", images=[PICTURE]).complete()
+    await pair.wire(prompt="and this?", images=[PICTURE | {"base64": "BBBB"}])  # as DPTP v1.5 asks
+    assert [asked.messages[-1].images[0].base64 for asked in pair.engine.seen] == ["AAAA", "BBBB"]
+
+
+async def test_a_picture_for_a_model_that_does_not_see_is_refused(allowed: Pair) -> None:
+    with pytest.raises(InvalidRequest, match="stub-1 does not take images: choose a model with vision"):
+        await allowed.ask("what is it?", images=[PICTURE]).complete()
+    assert not allowed.engine.seen
+
+
+@pytest.mark.parametrize("text", ["/etc/passwd", "file:///etc/passwd", "http://169.254.169.254/", "not base64"])
+async def test_a_path_or_url_in_the_place_of_base64_is_refused(make_pair: MakePair, text: str) -> None:
+    pair = await make_pair(StubEngine(vision=True))
+    picture = PICTURE | {"base64": text}
+    for shape in ({"images": [picture]}, {"messages": [TURN | {"images": [picture]}]}):
+        response = await pair.wire(prompt="what is it?", **shape)
+        assert (response.code, response.error) == (
+            "invalid",
+            "An image is not base64: send its bytes, never a path or URL.",
+        )
+    assert not pair.engine.seen
 
 
 @pytest.mark.parametrize("asked", [{}, {"prompt": " "}, {"messages": [{"role": "user", "content": ""}]}])
