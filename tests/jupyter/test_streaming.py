@@ -31,9 +31,8 @@ def test_a_face_that_fails_leaves_no_request_behind(tmp_path: Path) -> None:
     node = BackgroundNode(Home(tmp_path / "home"), registry=Registry([engine]))
     node.start()
     try:
-        with pytest.raises(OSError, match="frontend is gone") as failed:
+        with pytest.raises(OSError, match="frontend is gone"):
             ask(node, BrokenFace(), "local", prompt="Hello")
         until_in_thread(lambda: engine.running == 0, 0.5)
-        assert failed.tb is not None  # it still holds the loop's frame, which alone would keep the request open
     finally:
         node.stop()
