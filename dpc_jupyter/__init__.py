@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dpc_jupyter.errors import PeerLost as PeerLost
     from dpc_jupyter.errors import PeerNotConnected as PeerNotConnected
     from dpc_jupyter.home import Home as Home
+    from dpc_jupyter.jupyter.extension import current_node as current_node
     from dpc_jupyter.jupyter.extension import load_ipython_extension as load_ipython_extension
     from dpc_jupyter.jupyter.extension import unload_ipython_extension as unload_ipython_extension
     from dpc_jupyter.node.answer import Answer as Answer
@@ -37,6 +38,7 @@ _HOME_OF = {
     "BackgroundNode": "dpc_jupyter.node.thread",
     "CoreService": "dpc_jupyter.node.core_service",
     "Home": "dpc_jupyter.home",
+    "current_node": "dpc_jupyter.jupyter.extension",
     "load_ipython_extension": "dpc_jupyter.jupyter.extension",
     "unload_ipython_extension": "dpc_jupyter.jupyter.extension",
 }

@@ -176,7 +176,7 @@ def test_serve_tells_of_a_stranger_with_the_command_that_lets_it_in(cli: Cli, ho
 def test_firewall_round_trip(cli: Cli) -> None:
     assert "Sharing is off" in cli("firewall", "show").stdout
     assert cli("firewall", "on").stdout == "Sharing is on.\n"
-    allowed = cli("firewall", "allow", DAVE, "--name", "dave", "--model", "a*", "--for", "7d")
+    allowed = cli("firewall", "allow", DAVE, "--name", "dave", "--model", "a*", "--expires", "7d")
     assert allowed.stdout.startswith("yes: line ")
     assert "dave" in cli("firewall", "show").stdout and "a*" in cli("firewall", "show").stdout
     assert cli("firewall", "explain", "dave", "abc").stdout.startswith("yes: ")

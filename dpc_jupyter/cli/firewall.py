@@ -52,11 +52,11 @@ def allow(
     model: Annotated[list[str] | None, typer.Option(help="Only this model, * at the end for a family.")] = None,
     name: Annotated[str | None, typer.Option(help="What to call the node here.")] = None,
     group: Annotated[str | None, typer.Option(help="Let it in as a member of this group.")] = None,
-    span: Annotated[str | None, typer.Option("--for", help="12h, 7d, a date, or never.")] = None,
+    expires: Annotated[str | None, typer.Option("--expires", help="12h, 7d, a date, or never.")] = None,
 ) -> None:
     """Let a node in, or change its terms."""
     access = Access(home_of(ctx))
-    node_id = access.allow(who, name=name, models=tuple(model or ()), group=group, expires=span)
+    node_id = access.allow(who, name=name, models=tuple(model or ()), group=group, expires=expires)
     _print(access.explain(node_id).reason)
 
 

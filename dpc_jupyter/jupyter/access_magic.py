@@ -34,7 +34,7 @@ class AccessMagics(Magics):
     @argument("--model", action="append", help="for allow: only this model, * at the end for a family; may be repeated")
     @argument("--name", help="for allow: what to call the node here")
     @argument("--group", help="for allow: let it in as a member of this group")
-    @argument("--for", dest="span", metavar="SPAN", help="for allow: 12h, 7d, a date, or never")
+    @argument("--expires", metavar="WHEN", help="for allow: 12h, 7d, a date, or never")
     def dpc_firewall(self, line: str) -> None:
         """See and say who may use this machine's models.
 
@@ -42,7 +42,7 @@ class AccessMagics(Magics):
 
             %dpc_firewall on
             %dpc_firewall pending
-            %dpc_firewall allow dpc-node-... --name anna --model llama3-70b --for 7d
+            %dpc_firewall allow dpc-node-... --name anna --model llama3-70b --expires 7d
             %dpc_firewall explain anna llama3-70b
             %dpc_firewall deny anna
             %dpc_firewall off
@@ -56,7 +56,9 @@ class AccessMagics(Magics):
             print(f"Sharing is {wanted.action}.")
         elif wanted.action == "allow":
             models = (*(wanted.model or ()), *([wanted.what] if wanted.what else ()))
-            node_id = access.allow(wanted.who, name=wanted.name, models=models, group=wanted.group, expires=wanted.span)
+            node_id = access.allow(
+                wanted.who, name=wanted.name, models=models, group=wanted.group, expires=wanted.expires
+            )
             print(access.explain(node_id).reason)
         elif wanted.action == "deny":
             node_id = access.deny(wanted.who, wanted.what)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 
+from dpc_jupyter.errors import DpcError
 from dpc_jupyter.jupyter.access_magic import AccessMagics
 from dpc_jupyter.jupyter.ask_magic import AskMagics
 from dpc_jupyter.jupyter.completion import Completer
 from dpc_jupyter.jupyter.node_magics import NodeMagics
 from dpc_jupyter.jupyter.notebook import Notebook
+
+if TYPE_CHECKING:
+    from dpc_jupyter.node.thread import BackgroundNode
 
 _QUESTION = re.compile(r"^([ \t]*)%dpc_ask[ \t]+(\S.*\?)[ \t]*$", re.MULTILINE)
 _LOADED = "_dpc_loaded"
@@ -42,6 +47,20 @@ def keep_question_marks(lines: list[str]) -> list[str]:
 
 def _as_call(found: re.Match[str]) -> str:
     return f"{found[1]}get_ipython().run_line_magic('dpc_ask', {found[2]!r})"
+
+
+def current_node() -> BackgroundNode:
+    """The node that this notebook's magics use, for Python code beside them; started if none runs.
+
+    Raises
+    ------
+    DpcError
+        The extension is not loaded here.
+    """
+    loaded: _Loaded | None = getattr(get_ipython(), _LOADED, None)
+    if loaded is None:
+        raise DpcError("This notebook has no node: run %load_ext dpc_jupyter first.")
+    return loaded.notebook.node()
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:

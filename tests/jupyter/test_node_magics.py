@@ -33,7 +33,7 @@ def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> Non
     node_id = "dpc-node-" + "d" * 32
     assert "Sharing is off" in kernel.ok("%dpc_firewall").stdout
     kernel.ok("%dpc_firewall on")
-    allowed = kernel.ok(f"%dpc_firewall allow {node_id} --name dave --model llama3.1:8b --for 7d")
+    allowed = kernel.ok(f"%dpc_firewall allow {node_id} --name dave --model llama3.1:8b --expires 7d")
     assert allowed.stdout.startswith("yes: line ")
     assert kernel.ok("%dpc_firewall explain dave llama3.1:8b").stdout.startswith("yes: ")
     refused = kernel.ok("%dpc_firewall explain dave llama3-70b").stdout
@@ -100,3 +100,13 @@ def test_a_kernel_gains_at_most_forty_megabytes_by_loading_starting_and_asking(
     kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
     kernel.ok("%dpc_ask -H anna --max-tokens 16 Hello")
     assert psutil.Process(kernel.pid).memory_info().rss - before < 40 * 2**20
+
+
+def test_python_code_beside_the_magics_blocks_or_awaits_on_the_same_node(
+    kernel: Kernel, real_host: RunningHost
+) -> None:
+    kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
+    kernel.ok("from dpc_jupyter import current_node\nask = dict(compute_host='anna', options={'max_tokens': 4})")
+    waited = kernel.ok("print(current_node().send_ai_query('Hello', **ask).usage.response_tokens)")
+    awaited = kernel.ok("print((await current_node().aio.send_ai_query('Hello', **ask)).usage.response_tokens)")
+    assert waited.stdout == awaited.stdout == "4\n"

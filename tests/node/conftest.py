@@ -84,7 +84,8 @@ async def make_node(make_home: MakeHome, quiet_loop: None) -> AsyncIterator[Make
 
     yield make
     for node in reversed(started):
-        await node.stop()
+        async with asyncio.timeout(PATIENCE_S):
+            await node.stop()
     with suppress(AssertionError):
         await until(lambda: not any(map(_left, started)), within_s=2)
     assert [left for node in started for left in _left(node)] == []
@@ -122,7 +123,8 @@ class Pair:
         return self.asker.identity.node_id
 
     def ask(self, prompt: str = "hello", **settings: Any) -> AnswerStream:
-        return self.asker.execute_ai_query(prompt, self.host_id, **settings)
+        bounds = {"timeout_s": PATIENCE_S, "queue_timeout_s": PATIENCE_S}
+        return self.asker.execute_ai_query(prompt, self.host_id, **bounds | settings)
 
     async def started(self, prompt: str = "hello", **settings: Any) -> AnswerStream:
         """Ask, and wait until the first piece of text is here."""

@@ -11,8 +11,9 @@ from dpc_jupyter import firewall
 from dpc_jupyter.errors import AccessDenied, Busy, ConfigError, InferenceError, Revoked
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.status import NodeEvent
-from node.conftest import Pair
-from node.stub import PIECE
+from dpc_jupyter.protocol.messages import GetProviders
+from node.conftest import MakePair, Pair
+from node.stub import PIECE, StubEngine
 from node.waiting import until
 
 GENERIC = "Access denied: You are not authorized to request inference"
@@ -76,6 +77,15 @@ async def test_a_stranger_that_sends_too_many_messages_is_cut_off(stranger: Pair
     await until(lambda: not stranger.host.peers(), within_s=2)
 
 
+async def test_a_stranger_that_is_let_in_is_counted_no_more(stranger: Pair) -> None:
+    stranger.host.access.set_sharing(True)
+    stranger.host.access.allow(stranger.asker_id)
+    await until(lambda: stranger.asker.peers()[0].models)
+    for _ in range(40):
+        stranger.asker_link.send(GetProviders())
+    assert (await stranger.ask().complete()).text == PIECE * 4
+
+
 async def test_a_host_that_we_dialled_may_not_ask_us_without_limit(stranger: Pair) -> None:
     streams = [stranger.host.execute_ai_query("hello", stranger.asker_id) for _ in range(5)]
     outcomes: list[type[Exception]] = []
@@ -91,6 +101,34 @@ async def test_a_model_that_is_not_allowed_is_refused_and_not_shown(allowed: Pai
     with pytest.raises(AccessDenied, match=f"^{GENERIC} for model stub-2$"):
         await allowed.ask(model="stub-2").complete()
     assert [offer.model for offer in await allowed.asker.models("anna")] == ["stub-1"]
+
+
+async def test_a_peer_cannot_learn_which_other_models_exist(allowed: Pair) -> None:
+    allowed.host.access.allow("bob", models=("stub-1",))
+    with pytest.raises(AccessDenied, match=f"^{GENERIC} for model none-such$"):
+        await allowed.ask(model="none-such").complete()
+
+
+async def test_what_would_run_is_judged_not_what_was_said_and_before_it_waits(make_pair: MakePair) -> None:
+    pair = await make_pair(StubEngine(names=("stub-1", "stub:latest"), slots=1))
+    pair.host.access.allow("bob", models=("stub-1", "stub"))
+    pair.engine.hold()
+    await pair.started(model="stub-1")
+    with pytest.raises(AccessDenied, match=f"^{GENERIC} for model stub:latest$"):
+        await pair.ask(model="stub").complete()
+
+
+async def test_a_model_taken_away_while_the_request_waits_is_not_started(make_pair: MakePair) -> None:
+    pair = await make_pair(StubEngine(slots=1))
+    pair.host.access.allow("bob", models=("stub-1", "stub-2"))
+    pair.engine.hold()
+    running, waiting = await pair.started(model="stub-1"), pair.ask(model="stub-2")
+    await until(lambda: waiting.status is not None)
+    pair.host.access.deny("bob", "stub-2")
+    running.cancel()
+    await until(lambda: waiting.done)
+    assert isinstance(waiting.error, AccessDenied)
+    assert [asked.model for asked in pair.engine.seen] == ["stub-1"]
 
 
 async def test_naming_only_the_provider_runs_an_allowed_model_and_no_other(allowed: Pair) -> None:

@@ -11,7 +11,7 @@ import pytest
 from dpc_jupyter.errors import Busy, InferenceError
 from dpc_jupyter.node.answer import AnswerStream
 from dpc_jupyter.node.host import OPEN_LIMIT
-from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.peer import UNSENT_LIMIT_BYTES, Peer
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.messages import GetProviders, Message, ProvidersResponse, RemoteInferenceRequest
 from node.conftest import MakeNode, MakePair, Pair
@@ -56,7 +56,7 @@ async def test_tokens_a_day_are_counted_and_survive_a_restart(make_pair: MakePai
 async def test_a_host_that_cannot_count_refuses_without_telling_its_paths(make_pair: MakePair) -> None:
     pair = await make_pair(tokens_per_day=15)
     pair.host.ledger.error = f"The ledger {pair.host.home.path} cannot be written"
-    with pytest.raises(InferenceError) as refused:
+    with pytest.raises(Busy, match="cannot count your daily tokens") as refused:
         await pair.ask().complete()
     assert str(pair.host.home.path) not in str(refused.value)
     assert not pair.engine.seen
@@ -105,6 +105,7 @@ async def test_2000_requests_at_once_cost_only_the_peer_that_sends_them(
     def take(peer: Peer, request: RemoteInferenceRequest) -> None:
         arrived[request.request_id] = time.monotonic()
         take_request(peer, request)
+        assert len(pair.host._host.servings) <= OPEN_LIMIT + 1  # and the one of carol
 
     def note(peer: Peer, request_id: str, error: InferenceError) -> None:
         refused_after_s.append(time.monotonic() - arrived[request_id])
@@ -120,7 +121,6 @@ async def test_2000_requests_at_once_cost_only_the_peer_that_sends_them(
     assert {type(stream.error) for stream in flood if stream.done} == {Busy}
     states = [serving.state for serving in pair.host.status().serving if serving.peer == pair.asker_id]
     assert (states.count("running"), states.count("queued")) == (2, 8)
-    assert pair.host._host._open_of[pair.host_link] <= OPEN_LIMIT
     assert pair.engine.running == 3
     pair.engine.gate.set()
     assert (await other).text == PIECE * 4
@@ -171,6 +171,17 @@ async def test_a_flood_of_questions_for_the_models_is_answered_a_few_times(
     await until(lambda: answers)
     await allowed.wire(prompt="")  # answered after them
     assert len(answers) < 20
+
+
+async def test_a_peer_that_asks_and_never_reads_is_cut_off(make_pair: MakePair) -> None:
+    pair = await make_pair(StubEngine(names=tuple(f"{number:0200}" for number in range(400))))
+    pair.asker_link._stream._transport.pause_reading()  # type: ignore[attr-defined]
+    link, most = pair.host_link, 0
+    while not link.closed:
+        pair.asker_link.send(GetProviders())
+        most = max(most, link._stream.unsent_bytes())
+        await asyncio.sleep(0.001)
+    assert most < 2 * UNSENT_LIMIT_BYTES
 
 
 async def test_both_ends_note_a_request_and_never_what_it_said(allowed: Pair) -> None:
