@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import signal
+from types import SimpleNamespace
 
 import pytest
 
-from dpc_jupyter import firewall
+from dpc_jupyter import firewall, identity
 from dpc_jupyter.errors import InferenceError, PeerLost, PeerNotConnected, Revoked
 from node.conftest import MakeHome, MakeNode, MakePair, Pair
 from node.processes import headless, share_with
@@ -101,6 +103,21 @@ async def test_a_clock_10_years_off_does_not_matter(make_home: MakeHome, make_no
         stream = node.execute_ai_query("hello", peer.node_id)
         await until(lambda: stream.answer.text)
         await stream.aclose()
+
+
+@pytest.mark.parametrize("years", [(1990, 2000), (2090, 2120)])
+async def test_dates_of_a_certificate_do_not_matter(
+    make_home: MakeHome, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, years: tuple[int, int]
+) -> None:
+    moments = iter(dt.datetime(year, 1, 1, tzinfo=dt.UTC) for year in years)
+    with monkeypatch.context() as patch:
+        patch.setattr(identity, "dt", SimpleNamespace(datetime=lambda *_, **__: next(moments), UTC=dt.UTC))
+        odd = identity.generate()
+    host, asker = await make_node("odd", StubEngine(), listen=True, home=make_home("odd", odd)), await make_node("bob")
+    share_with(host.home, asker.identity.node_id)
+    host.access.reload()
+    peer = await asker.connect(str(host.uri))
+    assert (await asker.send_ai_query("hello", peer.node_id)).text == PIECE * 4
 
 
 async def test_a_link_that_is_closing_stops_neither_the_watch_nor_anybody_else(allowed: Pair) -> None:
