@@ -61,7 +61,7 @@ def _peer_key(certificate: x509.Certificate) -> PeerKey:
     names = [str(name.value) for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
     if names != [node_id]:
         raise HandshakeError(
-            f"The peer's certificate names {names} but its key is {node_id}: it claims to be someone else."
+            f"The peer's certificate names {str(names)[:100]} but its key is {node_id}: it claims to be someone else."
         )
     return PeerKey(node_id, key)
 

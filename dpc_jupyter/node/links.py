@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 from typing import Any, Protocol
+from weakref import WeakValueDictionary
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
 from dpc_jupyter.identity import Identity, peer_key_from_der, peer_key_from_pem
@@ -59,6 +60,7 @@ class Links:
         self._listener: Listener | None = None
         self._half_open: dict[Peer, HalfOpen] = {}
         self._dialling: dict[Peer, asyncio.Future[Peer]] = {}
+        self._connecting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._peers: dict[tuple[str, str, bool], Peer] = {}
         self._opened: set[Peer] = set()
         self._streams: set[Peer] = set()
@@ -101,9 +103,14 @@ class Links:
         HandshakeError
             Somebody else answers there, or the peer turned us away; the sentence says which.
         """
-        linked = self.of(uri.node_id)
-        if linked is not None and linked.outgoing:
-            return linked
+        # Two that connect at once share one link: a second one would replace the first.
+        async with self._connecting.setdefault(uri.node_id, asyncio.Lock()):
+            linked = self.of(uri.node_id)
+            if linked is not None and linked.outgoing:
+                return linked
+            return await self._connect(uri, timeout_s)
+
+    async def _connect(self, uri: PeerUri, timeout_s: float) -> Peer:
         stream = await dial(uri.host, uri.port, self._client_context, timeout_s)
         try:
             found = peer_key_from_der(stream.server_cert_der).node_id

@@ -21,6 +21,8 @@ UNSENT_LIMIT_BYTES = 4 * 1024 * 1024
 # A node that nobody has let in: a D-PC Messenger sends 3 frames on connecting, and one question a second is answered.
 STRANGER_FRAMES_PER_S = 5.0
 STRANGER_FRAMES_AT_ONCE = 20.0
+# So many bytes count as one frame more: parsing a hostile mebibyte holds the node up for a tenth of a second.
+STRANGER_FRAME_BYTES = 8 * 1024
 
 
 class Owner(Protocol):
@@ -161,11 +163,14 @@ class Peer:
         self._silent_beats = 0
         if self.closed:
             return
+        if self.stranger and not self._within_budget(len(data) / STRANGER_FRAME_BYTES):
+            self.abort("it was not let in, and sent too much")
+            return
         try:
             for event in self._connection.receive_data(data):
                 self._take(event)
         except RemoteProtocolError as error:
-            self._hang_up(str(error))
+            self._hang_up(plain(str(error), 1200))  # a refusal quotes the peer
         else:
             self._schedule()
 
@@ -196,7 +201,7 @@ class Peer:
         self._owner.peer_closed(self, reason)
 
     def _take(self, event: Event) -> None:
-        if self.stranger and not self._within_budget():
+        if self.stranger and not self._within_budget(1.0):
             self.abort("it was not let in, and sent too many messages")
         elif self.closed:
             return
@@ -215,10 +220,10 @@ class Peer:
         elif not isinstance(event, Unknown):
             self._owner.peer_said(self, event)
 
-    def _within_budget(self) -> bool:
+    def _within_budget(self, frames: float) -> bool:
         now = time.monotonic()
         refill = (now - self._frames_at) * STRANGER_FRAMES_PER_S
-        self._frames_left = min(self._frames_left + refill, STRANGER_FRAMES_AT_ONCE) - 1
+        self._frames_left = min(self._frames_left + refill, STRANGER_FRAMES_AT_ONCE) - frames
         self._frames_at = now
         return self._frames_left >= 0
 

@@ -128,7 +128,8 @@ def _wire_request(request: InferenceRequest, extended: bool) -> RemoteInferenceR
         )
     return RemoteInferenceRequest(
         request_id=request.request_id,
-        prompt=as_prompt(request.messages),
+        # Never empty, which would leave the field out: a DPTP v1.5 host reads it from every request.
+        prompt=as_prompt(request.messages) or " ",
         model=request.model,
         provider=request.provider,
         images=request.messages[-1].images,

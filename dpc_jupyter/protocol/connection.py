@@ -99,7 +99,7 @@ def _decode_canonical(payload: bytes) -> Message | None:
     try:
         message: Message = decoder.decode(memoryview(payload)[len(before) : -1])
         return message if _encode(message) == payload else None
-    except (msgspec.DecodeError, UnicodeError):
+    except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError):
         return None
 
 
@@ -210,11 +210,13 @@ class Connection:
         RemoteProtocolError
             The peer broke a rule. The state is CLOSED, and the reply it deserves waits in `data_to_send`.
         """
+        if self.state is State.CLOSED:
+            return  # a stream may deliver for a while after the end; nothing of it is kept
         try:
             for payload in self._decoder.feed(data):
+                yield from self._receive(payload)
                 if self.state is State.CLOSED:
                     return
-                yield from self._receive(payload)
         except RemoteProtocolError as error:
             self.refuse(str(error))
             if self.state is State.OPEN and self.extended:

@@ -99,7 +99,7 @@ class ProviderInfo(Struct, frozen=True, omit_defaults=False):
     warm: bool | None = None
 
 
-class ProvidersResponse(Message, frozen=True):
+class ProvidersResponse(Message, frozen=True, omit_defaults=False):
     """The models this peer may use now; empty without permission. Pushed again when rules or models change."""
 
     providers: Annotated[tuple[ProviderInfo, ...], Meta(max_length=512)] = ()

@@ -304,6 +304,7 @@ class Listener:
     async def close(self) -> None:
         """Stop accepting, and drop what has not finished its TLS handshake."""
         tasks = list(self._tasks)
+        await asyncio.sleep(0)  # one that is cancelled before its first step never runs its clean-up
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from conftest import generation, until, whole
 
+from backends.conftest import generation, until, whole
 from dpc_jupyter.backends import llama_engine
 from dpc_jupyter.backends.base import Backend, Delta
 from dpc_jupyter.backends.llama_cpp import LlamaCpp
@@ -235,7 +235,7 @@ NODE = """
 import asyncio, os, sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from conftest import generation, whole
+from backends.conftest import generation, whole
 from dpc_jupyter.backends.llama_cpp import LlamaCpp
 
 async def main():

@@ -10,9 +10,9 @@ from contextlib import aclosing
 from pathlib import Path
 
 import pytest
-from conftest import generation, whole
-from stub_server import Reply, as_json, stub_server
 
+from backends.conftest import generation, whole
+from backends.stub_server import Reply, as_json, stub_server
 from dpc_jupyter.backends.base import Backend, Delta, Generation
 from dpc_jupyter.backends.ollama import Ollama, address
 from dpc_jupyter.errors import BackendError, InvalidRequest, ModelNotFound

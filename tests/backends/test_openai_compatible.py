@@ -8,9 +8,9 @@ import time
 from contextlib import aclosing
 
 import pytest
-from conftest import LlamaServer, generation, until, whole
-from stub_server import Reply, as_json, stub_server
 
+from backends.conftest import LlamaServer, generation, until, whole
+from backends.stub_server import Reply, as_json, stub_server
 from dpc_jupyter.backends.base import Backend, Generation
 from dpc_jupyter.backends.openai_compatible import OpenAICompatible
 from dpc_jupyter.errors import BackendError, ConfigError, InvalidRequest, ModelNotFound
