@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import signal
 import sys
@@ -78,14 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"Python {sys.version.split()[0]}; the engine is a stub: no model runs",
         highlight=False,
     )
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Either signal cancels what runs, so that every connection and process is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     began = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder, Processes(Path(folder)) as processes:
-        loop = new_event_loop()
-        try:
-            found, complete = loop.run_until_complete(run(names, console, processes, quick=chosen.quick))
-        finally:
-            loop.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as folder,
+        Processes(Path(folder)) as processes,
+        asyncio.Runner(loop_factory=new_event_loop) as runner,
+    ):
+        found, complete = runner.run(run(names, console, processes, quick=chosen.quick))
     rows.write(found, chosen.results)
     console.print(rows.as_table(found))
     console.print(f"{time.monotonic() - began:.0f} s; written to {os.path.relpath(chosen.results)}", highlight=False)

@@ -254,7 +254,7 @@ asyncio.run(main())
 
 def test_the_engine_dies_with_its_node_however_that_dies(models_folder: Path) -> None:
     command = [sys.executable, "-c", NODE.replace("    if os.fork", "    if False and os.fork")]
-    node = subprocess.Popen([*command, models_folder, Path(__file__).parent], stdout=subprocess.PIPE)
+    node = subprocess.Popen([*command, models_folder, Path(__file__).parents[1]], stdout=subprocess.PIPE)
     assert node.stdout
     engine = psutil.Process(int(node.stdout.readline()))
     node.kill()
@@ -264,7 +264,9 @@ def test_the_engine_dies_with_its_node_however_that_dies(models_folder: Path) ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
 def test_the_engine_dies_with_its_node_though_a_forked_child_holds_its_pipes(models_folder: Path) -> None:
-    node = subprocess.Popen([sys.executable, "-c", NODE, models_folder, Path(__file__).parent], stdout=subprocess.PIPE)
+    node = subprocess.Popen(
+        [sys.executable, "-c", NODE, models_folder, Path(__file__).parents[1]], stdout=subprocess.PIPE
+    )
     assert node.stdout
     engine = psutil.Process(int(node.stdout.readline()))
     (forked,) = [child for child in psutil.Process(node.pid).children() if child.pid != engine.pid]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_ollama import routes
 
 from backends.conftest import generation, whole
 from backends.stub_server import stub_server
+from backends.test_ollama import routes
 from dpc_jupyter.backends.base import Backend
 from dpc_jupyter.backends.providers import backends_from, default_backends
 from dpc_jupyter.backends.registry import open_registry
