@@ -18,6 +18,8 @@ _ESCAPE = re.compile(
     r"|\x1b[ -/]*[0-~]?"
 )
 
+_WORD = re.compile(r"\w[\w.:@/+-]*")
+
 
 def plain(text: str, limit: int | None = None) -> str:
     """Drop what could act on a terminal or mislead a reader; keep every printable character.
@@ -41,3 +43,12 @@ def plain(text: str, limit: int | None = None) -> str:
 def label(text: str, limit: int = 64) -> str:
     """A peer's name or model name: `plain`, on one line, cut to `limit` characters."""
     return plain(" ".join(text.split()), limit)
+
+
+def is_word(text: str) -> bool:
+    """Whether a peer's text may stand in a command that a user will paste or complete.
+
+    Neither a shell nor IPython, which evaluates ``{...}`` in a magic's line, reads anything into such a word, and it
+    is no option and no wildcard.
+    """
+    return _WORD.fullmatch(text) is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from dpc_jupyter.errors import InvalidRequest
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.node.answer import Answer
 from dpc_jupyter.protocol.messages import ProviderInfo, RemoteInferenceStatus
-from dpc_jupyter.sanitize import label
+from dpc_jupyter.sanitize import is_word, label
 
 # One frame holds 1 MiB, and base64 makes four characters of three bytes.
 IMAGE_LIMIT_BYTES = 700_000
@@ -87,11 +86,11 @@ def offered(host_name: str, models: Sequence[ProviderInfo], own_node_id: str) ->
 
 
 def allow_command(command: str, node_id: str, entry: Mapping[str, Any]) -> str:
-    """The exact command that grants a pending request; what the stranger wrote is quoted for a shell."""
+    """The exact command that grants a pending request; where a stranger's text is no plain word, a gap to fill in."""
     words = [command, "allow", node_id]
-    for flag, key in (("--name", "name"), ("--model", "model")):
+    for flag, key, gap in (("--name", "name", "NAME"), ("--model", "model", "MODEL")):
         if text := label(str(entry.get(key) or ""), 128):
-            words += [flag, shlex.quote(text)]
+            words += [flag, text if is_word(text) else gap]
     return " ".join(words)
 
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shlex
-
 import pytest
 
 from dpc_jupyter.firewall import Rules, dumps
@@ -38,15 +36,19 @@ def test_durations_have_as_many_digits_as_tell_something() -> None:
     assert [ago(value) for value in (5, 200, 7500, 200_000)] == ["just now", "3 min ago", "2 h ago", "2 days ago"]
 
 
-def test_what_a_stranger_calls_itself_cannot_leave_its_quotes() -> None:
-    entry = {"name": "x'; rm -rf ~ #\x1b[0m", "model": "$(reboot)", "when": 0.0}
-    command = allow_command("dpc-jupyter firewall", ANNA, entry)
-    assert shlex.split(command) == [
-        *("dpc-jupyter", "firewall", "allow", ANNA, "--name", "x'; rm -rf ~ #", "--model", "$(reboot)"),
-    ]
-    assert asked_for(ANNA, {"name": "erin", "model": "m", "when": 0.0}, 180).startswith(
-        f"erin ({ANNA}) asked for m 3 min"
-    )
+@pytest.mark.parametrize(
+    "hostile", ["x'; rm -rf ~", "$(reboot)", "{__import__('os')}", "a b", "--model", "*", "llama*"]
+)
+def test_a_strangers_text_is_in_a_command_only_if_nothing_can_read_more_into_it(hostile: str) -> None:
+    command = allow_command("dpc-jupyter firewall", ANNA, {"name": hostile, "model": hostile})
+    assert command == f"dpc-jupyter firewall allow {ANNA} --name NAME --model MODEL"
+    plainly = allow_command("%dpc_firewall", ANNA, {"name": "erin", "model": "llama3.1:8b"})
+    assert plainly == f"%dpc_firewall allow {ANNA} --name erin --model llama3.1:8b"
+
+
+def test_a_pending_request_says_who_asked_for_what_and_when() -> None:
+    entry = {"name": "erin", "model": "m", "when": 0.0}
+    assert asked_for(ANNA, entry, 180).startswith(f"erin ({ANNA}) asked for m 3 min")
 
 
 def test_everybody_who_is_listed_is_shown_with_what_holds_for_them() -> None:

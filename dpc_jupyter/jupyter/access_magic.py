@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from dpc_jupyter.jupyter.arguments import parse
@@ -26,6 +26,7 @@ class AccessMagics(Magics):
         self._notebook = notebook
 
     @line_magic
+    @no_var_expand
     @one_line
     @magic_arguments()
     @argument("action", nargs="?", choices=ACTIONS, default="show")

@@ -113,6 +113,7 @@ class AskMagics(Magics):
             self._notebook.conversations[options.conversation] = Conversation(system, turns)
 
     @line_magic
+    @no_var_expand
     @one_line
     @magic_arguments()
     @argument("action", nargs="?", choices=("list", "show", "clear"), default="list")

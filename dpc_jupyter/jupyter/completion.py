@@ -13,6 +13,7 @@ from IPython.core.magic import Magics
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
 from dpc_jupyter.node.directory import Directory
+from dpc_jupyter.sanitize import is_word
 
 _MAGIC = re.compile(r"\s*%{1,2}(dpc_\w+)\s+(.*)", re.DOTALL)
 
@@ -39,7 +40,9 @@ class Completer:
                 return {"completions": []}
             *typed, word = re.split(r"\s+", found[2])
             offers = [
-                each for each in self._candidates(found[1], typed, word) if each.startswith(word) and each != word
+                each
+                for each in self._candidates(found[1], typed, word)
+                if each.startswith(word) and each != word and (word.startswith("-") or is_word(each))
             ]
             completions = [SimpleCompletion(text=each) for each in offers]
             return {"completions": completions, "matched_fragment": word, "ordered": True, "suppress": True}

@@ -6,16 +6,16 @@ import time
 from collections.abc import Iterable
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_magic, magics_class
+from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from dpc_jupyter.jupyter.arguments import parse
+from dpc_jupyter.jupyter.arguments import fill_in, parse
 from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.status import PeerStatus
-from dpc_jupyter.sanitize import label
+from dpc_jupyter.sanitize import is_word, label
 from dpc_jupyter.wording import MODEL_HEAD, let_in, model_row, offered
 
 
@@ -25,9 +25,11 @@ class NodeMagics(Magics):
 
     def __init__(self, shell: InteractiveShell, notebook: Notebook) -> None:
         super().__init__(shell)
+        self._shell = shell
         self._notebook = notebook
 
     @line_magic
+    @no_var_expand
     @one_line
     @magic_arguments()
     @argument("--share", action="store_true", help="let the people in your access file use this machine's models")
@@ -58,12 +60,14 @@ class NodeMagics(Magics):
         self._say_who_we_are()
 
     @line_magic
+    @no_var_expand
     @one_line
     def dpc_stop(self, line: str) -> None:
         """Stop the node: links end, and what is open fails by name."""
         print("The node is stopped." if self._notebook.stop() else "No node runs.")
 
     @line_magic
+    @no_var_expand
     @one_line
     @magic_arguments()
     @argument("where", nargs="?", default="", help="a dpc:// address, or the name of a peer that was linked before")
@@ -80,16 +84,19 @@ class NodeMagics(Magics):
         wanted = parse(self, "dpc_connect", line)
         if not wanted.where:
             raise UsageError("Whom? %dpc_connect dpc://... with the address that the host's owner gives you.")
+        where = fill_in(wanted.where, self._notebook.variables, self._shell)
         node = self._notebook.node()
-        peer = node.run(node.service.connect(wanted.where, name=wanted.name))
+        peer = node.run(node.service.connect(where, name=wanted.name))
         models = node.run(node.service.models(peer.node_id))
         name = next((known.name for known in node.status().peers if known.node_id == peer.node_id), peer.name)
         print(f"Connected to {name} ({short(peer.node_id)}) by {peer.kind} at {peer.address}.")
         print(offered(name, models, node.status().node_id))
         if models and self._notebook.host == LOCAL:
-            print(f"Ask it with %dpc_ask -H {name} ..., or make it this notebook's host: %dpc_host {name}")
+            host = name if is_word(name) else peer.node_id
+            print(f"Ask it with %dpc_ask -H {host} ..., or make it this notebook's host: %dpc_host {host}")
 
     @line_magic
+    @no_var_expand
     @one_line
     @magic_arguments()
     @argument("peer", nargs="?", default="")
@@ -104,6 +111,7 @@ class NodeMagics(Magics):
         print(f"Disconnected from {label(wanted.peer)}.")
 
     @line_magic
+    @no_var_expand
     @one_line
     def dpc_peers(self, line: str) -> None:
         """Show who is linked to this node."""
@@ -114,6 +122,7 @@ class NodeMagics(Magics):
         _show_peers(peers)
 
     @line_magic
+    @no_var_expand
     @one_line
     @magic_arguments()
     @argument("host", nargs="?", help="a peer, or local; default: what %%dpc_host says")
@@ -129,6 +138,7 @@ class NodeMagics(Magics):
             print(offered(label(host), models, node.status().node_id))
 
     @line_magic
+    @no_var_expand
     @one_line
     @magic_arguments()
     @argument("host", nargs="?", help="a peer's name or node id, or local")
@@ -149,6 +159,7 @@ class NodeMagics(Magics):
         print(f"This notebook asks {'this machine' if self._notebook.host == LOCAL else label(self._notebook.host)}.")
 
     @line_magic
+    @no_var_expand
     @one_line
     def dpc_status(self, line: str) -> None:
         """Show this node: its id, its address, who is linked, and what runs."""
@@ -167,6 +178,7 @@ class NodeMagics(Magics):
             print(status.ledger_error)
 
     @line_magic
+    @no_var_expand
     @one_line
     @magic_arguments()
     @argument("--days", type=float, metavar="N", help="only the last N days; default: everything")

@@ -41,7 +41,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceResponse,
     RemoteInferenceStatus,
 )
-from dpc_jupyter.sanitize import label, plain
+from dpc_jupyter.sanitize import is_word, label, plain
 
 LOCAL = "local"
 # A revoked request must end within a second of the edit.
@@ -195,7 +195,8 @@ class CoreService:
         peer = self._links.of(node_id)
         if peer is None:
             name = self.directory.name_of(node_id)
-            raise PeerNotConnected(f"Peer {name} is not connected. Try %dpc_connect {name}, or pick another host.")
+            word = name if is_word(name) else node_id
+            raise PeerNotConnected(f"Peer {name} is not connected. Try %dpc_connect {word}, or pick another host.")
         return peer
 
     # Asking.

@@ -210,12 +210,12 @@ class Connection:
         RemoteProtocolError
             The peer broke a rule. The state is CLOSED, and the reply it deserves waits in `data_to_send`.
         """
-        if self.state is State.CLOSED:
+        if self._over():
             return  # a stream may deliver for a while after the end; nothing of it is kept
         try:
             for payload in self._decoder.feed(data):
                 yield from self._receive(payload)
-                if self.state is State.CLOSED:
+                if self._over():
                     return
         except RemoteProtocolError as error:
             self.refuse(str(error))
@@ -223,6 +223,9 @@ class Connection:
                 self._out.append(encode_frame(_encode(messages.Goodbye(str(error)[:256]))))
             self.state = State.CLOSED
             raise
+
+    def _over(self) -> bool:
+        return self.state is State.CLOSED
 
     def _receive(self, payload: bytes) -> Iterator[Event]:
         if self.extended and self.state is State.OPEN and (message := _decode_canonical(payload)) is not None:

@@ -20,6 +20,9 @@ LIMIT_BEFORE_AUTHENTICATION_BYTES = 16 * 1024
 LIMIT_BYTES = 1024 * 1024
 # The deepest DPTP message has 6 levels. JSON parsers in the field stop at 32 (Redis) to 1000 (nlohmann, Python).
 MAX_DEPTH = 32
+# What is left of a payload without its strings. 1,024 turns take 20 kB of it, 512 offered models 40 kB; a mebibyte of
+# nothing but brackets would hold a node up for most of a second.
+STRUCTURE_LIMIT_BYTES = 64 * 1024
 
 _HEADER = re.compile(rb"[0-9]{10}")
 # Possessive, and an unterminated string runs to the end: on hostile text the search stays linear.
@@ -83,10 +86,12 @@ class FrameDecoder:
             yield payload
 
 
-def _check_depth(payload: bytes) -> None:
-    # Each pass takes the innermost level away, in C: a loop over half a million brackets would hold the node up for
-    # a second. What is not balanced is not JSON either.
-    brackets = _STRING.sub(b"", payload).translate(_AS_SQUARE, _NOT_BRACKETS)
+def _check_structure(payload: bytes) -> None:
+    structure = _STRING.sub(b"", payload)
+    if len(structure) > STRUCTURE_LIMIT_BYTES:
+        raise ValueError("more structure than any message has")
+    # Each pass takes the innermost level away, in C. What is not balanced is not JSON either.
+    brackets = structure.translate(_AS_SQUARE, _NOT_BRACKETS)
     for _ in range(MAX_DEPTH):
         brackets = brackets.replace(b"[]", b"")
     if brackets:
@@ -99,11 +104,12 @@ def decode_object(payload: bytes) -> dict[str, Any]:
     Raises
     ------
     RemoteProtocolError
-        Not UTF-8, not JSON, not an object, NaN or infinite, a duplicate key, a lone surrogate, or too deep.
+        Not UTF-8, not JSON, not an object, NaN or infinite, a duplicate key, a lone surrogate, too deep, or over
+        `STRUCTURE_LIMIT_BYTES`.
     """
     try:
-        if payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
-            _check_depth(payload)
+        if len(payload) > STRUCTURE_LIMIT_BYTES or payload.count(b"[") + payload.count(b"{") > MAX_DEPTH:
+            _check_structure(payload)
         found = strict_json.loads(payload.decode("utf-8"))
         if b"\\u" in payload:
             json.dumps(found, ensure_ascii=False).encode("utf-8")

@@ -110,3 +110,18 @@ def test_python_code_beside_the_magics_blocks_or_awaits_on_the_same_node(
     waited = kernel.ok("print(current_node().send_ai_query('Hello', **ask).usage.response_tokens)")
     awaited = kernel.ok("print((await current_node().aio.send_ai_query('Hello', **ask)).usage.response_tokens)")
     assert waited.stdout == awaited.stdout == "4\n"
+
+
+def test_no_magic_evaluates_what_stands_in_its_line(kernel: Kernel) -> None:
+    kernel.ok("import os")
+    hostile = "{os.environ.update(EVALUATED='1')}"
+    for magic in ("host", "models", "disconnect", "connect", "start --name", "firewall allow", "usage --days", "stop"):
+        kernel.run(f"%dpc_{magic} {hostile}")
+    for magic in ("peers", "status", "conversation show", "ask -H nobody"):
+        kernel.run(f"%dpc_{magic} {hostile}")
+    assert kernel.ok("print('EVALUATED' in os.environ)").stdout == "False\n"
+
+
+def test_an_address_may_stand_in_a_variable(kernel: Kernel) -> None:
+    kernel.ok("address = 'dpc://nowhere'")
+    assert "'dpc://nowhere' is no address" in kernel.run("%dpc_connect {address}").sentence

