@@ -73,7 +73,7 @@ class OpenAICompatible:
         self._supports_vision = supports_vision
         url = _parsed(alias, base_url or os.environ.get("OPENAI_BASE_URL", ""))
         key = (api_key or os.environ.get(api_key_env, "")).strip()
-        self._where = f"{alias} at {url}"
+        self._where = f"{alias} at {url.copy_with(username=None, password=None)}"
         self._is_llama_cpp = is_llama_cpp
         self._client = httpx.AsyncClient(
             base_url=url,

@@ -17,6 +17,7 @@ from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.directory import Directory
+from dpc_jupyter.sanitize import label
 from dpc_jupyter.wording import ago
 
 app = typer.Typer(
@@ -81,7 +82,7 @@ def usage(
         if as_csv:
             writer = csv.writer(sys.stdout)
             writer.writerow([column.name for column in dataclasses.fields(Entry)])
-            writer.writerows(map(dataclasses.astuple, ledger.rows(since)))
+            writer.writerows(map(_cell, dataclasses.astuple(entry)) for entry in ledger.rows(since))
             return
         rules: Rules = home.read_access()
         directory = Directory(home, lambda: rules)
@@ -103,6 +104,14 @@ def usage(
         show_table(("", "Peer", "Model", "Requests", "Prompt tokens", "Answer tokens", "Time"), rows)
     else:
         out.print("Nothing yet.")
+
+
+def _cell(value: object) -> object:
+    """Text of a peer in a table: nothing that a terminal obeys, or a spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = label(value, 256)
+    return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
 
 
 def _number(value: object) -> float:

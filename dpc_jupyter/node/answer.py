@@ -128,6 +128,7 @@ class AnswerStream:
     _taken: tuple[int, int] = (0, 0)
     _status_taken: bool = True
     _chars: int = 0
+    _phase: int = 0
     _outcome: Outcome = Outcome()
     _waiter: asyncio.Future[None] | None = None
     _first_token_at: float | None = None
@@ -146,12 +147,20 @@ class AnswerStream:
         """The request waits, or its model loads, or it runs."""
         clocks = self.request.clocks
         self.status, self._status_taken = status, False
-        queued = status.state == "queued"
-        self._set_clock("queue" if queued else "first token", clocks.queue_s if queued else clocks.first_token_s)
+        # Each clock starts once: a host that says the same again and again must not hold its asker for ever.
+        phase = 1 if status.state == "queued" else 2
+        if phase > self._phase:
+            self._phase = phase
+            if phase == 1:
+                self._set_clock("queue", clocks.queue_s)
+            else:
+                self._set_clock("first token", clocks.first_token_s)
         self._wake()
 
     def take_delta(self, text: str, thinking: str) -> None:
-        """The next piece came."""
+        """The next piece came; one without text is no sign of life."""
+        if not text and not thinking:
+            return
         self._chars += len(text) + len(thinking)
         if self._chars > ANSWER_LIMIT_CHARS:
             self.fail(
@@ -169,6 +178,7 @@ class AnswerStream:
         else:
             # A host sends no status with its first text: the text says that the request runs.
             self.status = RemoteInferenceStatus(self.request.request_id, "running")
+            self._phase = 2
             self._set_clock("idle", self.request.clocks.idle_s)
         self._wake()
 

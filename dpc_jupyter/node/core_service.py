@@ -41,7 +41,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceResponse,
     RemoteInferenceStatus,
 )
-from dpc_jupyter.sanitize import is_word, label, plain
+from dpc_jupyter.sanitize import is_word, label
 
 LOCAL = "local"
 # A revoked request must end within a second of the edit.
@@ -82,6 +82,7 @@ class CoreService:
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._asking: dict[AnswerStream, None] = {}
         self._offers = Offers(self._host)
+        self._stranger_told_at = float("-inf")
         self._stranger_asked_at: dict[str, float] = {}
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -325,7 +326,7 @@ class CoreService:
     def peer_opened(self, peer: Peer) -> None:
         """From the links."""
         peer.send(GetProviders())
-        self._tell("peer_connected", peer.node_id, f"{self.directory.name_of(peer)} connected from {peer.address}.")
+        self._tell_of(peer, "peer_connected", f"connected from {peer.address}.")
 
     def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
         """From the links."""
@@ -355,7 +356,7 @@ class CoreService:
         self._host.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
         self._offers.forget(peer)
-        self._tell("peer_closed", peer.node_id, f"{name} disconnected: {reason}.")
+        self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
 
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
         if not self.is_known(peer.node_id):
@@ -380,10 +381,13 @@ class CoreService:
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
             changed = await asyncio.to_thread(self._watch.changed)
-            if changed:
+            before = self.access.rules.error
+            # One that could not be read is tried again: the fault may have been the disk's, and gone.
+            if changed or before is not None:
                 self.access.reload()
                 error = self.access.rules.error
-                self._tell("access_changed", self.identity.node_id, error or "The access file has changed.")
+                if changed or error != before:
+                    self._tell("access_changed", self.identity.node_id, error or "The access file has changed.")
             # Without a change too: a permission may have expired.
             self._links.reconsider()
             self._host.reconsider()
@@ -400,8 +404,18 @@ class CoreService:
 
         return unsubscribe
 
+    def _tell_of(self, peer: Peer, kind: str, what: str) -> None:
+        who = self.directory.name_of(peer)
+        if peer.stranger:
+            # What it calls itself may be a friend's name; and a flood of strangers is not a flood of news.
+            if time.monotonic() - self._stranger_told_at < STRANGER_REQUEST_EVERY_S:
+                return
+            self._stranger_told_at = time.monotonic()
+            who = f"{who} ({peer.node_id}, not let in)"
+        self._tell(kind, peer.node_id, f"{who} {what}")
+
     def _tell(self, kind: str, node_id: str, text: str) -> None:
-        event = NodeEvent(kind, node_id, plain(text))
+        event = NodeEvent(kind, node_id, label(text, 1000))  # one sentence, one line
         for callback in list(self._subscribers):
             try:
                 callback(event)

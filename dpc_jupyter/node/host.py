@@ -30,6 +30,7 @@ from dpc_jupyter.firewall import Rules
 from dpc_jupyter.ledger import Ledger
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.serving import OUTBOX_CHARS, Serving, conversation
+from dpc_jupyter.protocol.framing import LIMIT_BYTES
 from dpc_jupyter.protocol.messages import (
     ProviderInfo,
     RemoteInferenceRequest,
@@ -48,6 +49,7 @@ READ_STALL_S = 60.0
 REFUSALS_NOTED_PER_MINUTE = 60
 
 _log = logging.getLogger(__name__)
+_OWNERS_FIX = {"ollama": "its owner starts it with `ollama serve`"}
 DENIED = "Access denied: You are not authorized to request inference"
 
 
@@ -80,6 +82,7 @@ class Host:
         self._queue = FairQueue(time.monotonic)
         self._open: dict[tuple[Peer, str], Serving] = {}
         self._open_of: dict[Peer, int] = {}
+        self._stopping = False
         self._noted_in, self._noted = 0, Counter[str]()
 
     @property
@@ -103,6 +106,9 @@ class Host:
         key = (peer, request.request_id)
         if key in self._open:
             # Request ids are idempotent: the first one is still being answered.
+            return
+        if self._stopping:
+            self.refuse(peer, request.request_id, InferenceError("The host is shutting down."))
             return
         if self._open_of.get(peer, 0) >= OPEN_LIMIT:
             self.refuse(peer, request.request_id, Busy(f"Busy: {OPEN_LIMIT} requests of yours are open at this host."))
@@ -147,7 +153,8 @@ class Host:
             serving.may_start.set()
 
     async def stop(self) -> None:
-        """Stop every request, and wait until each engine has let go."""
+        """Take no more requests, stop those that are open, and wait until each engine has let go."""
+        self._stopping = True
         tasks = [serving.task for serving in self.servings if serving.task is not None]
         for serving in self.servings:
             self._stop(serving, InferenceError("The host is shutting down."))
@@ -161,6 +168,12 @@ class Host:
     async def _serve(self, serving: Serving) -> None:
         try:
             await self._answer(serving)
+        except BackendError as error:
+            # Written for the owner, with URLs and the engine's own words.
+            _log.warning("%s", error.sentence)
+            engine = serving.provider or serving.request.provider or "The engine"
+            fix = _OWNERS_FIX.get(serving.engine_type, "its owner sees why with `dpc-jupyter doctor`")
+            raise BackendError(f"{engine} at this host failed or is down: {fix}.") from None
         except InferenceError:
             raise
         except Exception as error:
@@ -174,6 +187,7 @@ class Host:
         request, peer = serving.request, serving.peer
         backend, model = await self._resolve(peer, request)
         serving.model, serving.provider, serving.context_window = model.name, backend.alias, model.context_window
+        serving.engine_type = backend.type
         generation = Generation(model.name, conversation(request, model), request.options.clamped())
         await self._take_place(serving, backend)
         serving.started_at = time.monotonic()
@@ -197,7 +211,11 @@ class Host:
                     turn_began = now
                 elif now - turn_began > TURN_S or serving.pending_chars > OUTBOX_CHARS:
                     await asyncio.sleep(0)
-                    await self._room(peer)
+                    turn_began = now
+                    if serving.streams:
+                        await self._room(peer)
+                    elif serving.pending_chars > LIMIT_BYTES:
+                        raise InvalidRequest("The answer is too large for one message: ask for fewer tokens.")
         if serving.streams:
             await self._room(peer)
         # Here and not in the callback, which runs a turn later: the last text and the response leave together.
@@ -236,13 +254,7 @@ class Host:
     async def _take_place(self, serving: Serving, backend: Backend) -> None:
         node_id = serving.peer.node_id
         limits = self._rules().limits_for(node_id)
-        used = 0
-        if limits.tokens_per_day is not None:
-            try:
-                used = await asyncio.to_thread(self._ledger.tokens_today, node_id, time.time())
-            except ConfigError as error:
-                # Its sentence names a path of this machine, which is the owner's to read in the status.
-                raise Busy("Busy: this host cannot count your daily tokens now; tell its owner.") from error
+        used = 0 if limits.tokens_per_day is None else await self._tokens_today(node_id)
         place = self._queue.submit(
             serving,
             node_id,
@@ -258,6 +270,17 @@ class Host:
         if isinstance(place, Queued):
             self._tell_position(serving, place.position, place.eta_s)
             await serving.may_start.wait()
+            quota = self._rules().limits_for(node_id).tokens_per_day
+            # Those that ran while this one waited count.
+            if quota is not None and await self._tokens_today(node_id) >= quota:
+                raise Busy(f"Busy: your daily quota of {quota:,} tokens used; it resets at 00:00 UTC")
+
+    async def _tokens_today(self, node_id: str) -> int:
+        try:
+            return await asyncio.to_thread(self._ledger.tokens_today, node_id, time.time())
+        except ConfigError as error:
+            # Its sentence names a path of this machine, which is the owner's to read in the status.
+            raise Busy("Busy: this host cannot count your daily tokens now; tell its owner.") from error
 
     def _tell_position(self, serving: Serving, position: int, eta_s: float | None) -> None:
         serving.state, moved = "queued", serving.position != position

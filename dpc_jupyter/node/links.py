@@ -20,6 +20,8 @@ from dpc_jupyter.transports.tls import HalfOpen, Listener, TlsStream, client_con
 
 # A lab's worth; each link costs about 350 KiB.
 PEERS_LIMIT = 1024
+# Links, those that drain, and those at the gate: a bound on file descriptors, whatever peers do.
+STREAMS_LIMIT = PEERS_LIMIT + 256
 # One user with that many notebooks open at once is a script.
 SESSIONS_PER_NODE = 16
 # Nodes that nobody has let in may knock, so that the owner sees them; the oldest makes room for the newest.
@@ -182,22 +184,25 @@ class Links:
         await asyncio.sleep(0)  # for the transports' own last callbacks
 
     def _accepted(self, stream: TlsStream, half_open: HalfOpen) -> None:
-        peer = self.adopt_server(stream)
-        if peer.closed:
+        if len(self._streams) >= STREAMS_LIMIT:
+            stream.abort()
             half_open.done()
-        else:
+            return
+        peer = self.adopt_server(stream)
+        if peer in self._streams:
             self._half_open[peer] = half_open
+        else:
+            half_open.done()
 
     def peer_authenticated(self, peer: Peer) -> None:
         """From a link: its peer proved its id."""
-        if (half_open := self._half_open.pop(peer, None)) is not None:
-            half_open.done()
         if not peer.outgoing:
             peer.stranger = not self._node.is_known(peer.node_id)
             if sentence := self._no_place_for(peer):
-                peer.refuse(sentence)
+                peer.refuse(sentence)  # keeps its place at the gate until its socket is gone
                 return
             peer.admit()
+            self._leave_gate(peer)
         key = (peer.node_id, peer.session, peer.outgoing)
         if (older := self._peers.pop(key, None)) is not None:
             older.close("replaced by a newer connection of the same session")
@@ -213,8 +218,6 @@ class Links:
 
     def peer_closed(self, peer: Peer, reason: str) -> None:
         """From a link."""
-        if (half_open := self._half_open.pop(peer, None)) is not None:
-            half_open.done()
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
             waiting.set_exception(HandshakeError(f"No link to {peer.address}: {reason}"))
         key = (peer.node_id, peer.session, peer.outgoing)
@@ -226,9 +229,14 @@ class Links:
 
     def stream_gone(self, peer: Peer) -> None:
         """From a link."""
+        self._leave_gate(peer)
         self._streams.discard(peer)
         if not self._streams:
             self._all_gone.set()
+
+    def _leave_gate(self, peer: Peer) -> None:
+        if (half_open := self._half_open.pop(peer, None)) is not None:
+            half_open.done()
 
     def _no_place_for(self, newcomer: Peer) -> str:
         inbound = [peer for peer in self._peers.values() if not peer.outgoing]
@@ -238,7 +246,7 @@ class Links:
         if newcomer.stranger:
             strangers = [peer for peer in inbound if peer.stranger]
             if len(strangers) >= STRANGERS_LIMIT:
-                strangers[0].close("another node that is not let in needed the place")
+                strangers[0].abort("another node that is not let in needed the place")
         elif len(inbound) >= PEERS_LIMIT:
             return f"This host holds {PEERS_LIMIT} connections and takes no more now; try again later."
         return ""

@@ -10,7 +10,7 @@ from typing import Protocol
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
 from dpc_jupyter.protocol.connection import Authenticated, BadRequest, Connection, Event
 from dpc_jupyter.protocol.messages import Goodbye, Message, Ping, Pong, ProviderInfo, Unknown
-from dpc_jupyter.sanitize import label, plain
+from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.base import ByteStream
 
 PING_EVERY_S = 5.0
@@ -23,6 +23,8 @@ STRANGER_FRAMES_PER_S = 5.0
 STRANGER_FRAMES_AT_ONCE = 20.0
 # So many bytes count as one frame more: parsing a hostile mebibyte holds the node up for a tenth of a second.
 STRANGER_FRAME_BYTES = 8 * 1024
+
+_REFUSED_LINGER_S = 0.3
 
 
 class Owner(Protocol):
@@ -143,6 +145,8 @@ class Peer:
         """Server: turn it away, and say why."""
         self._connection.refuse(sentence)
         self.close(sentence)
+        # Long enough to read why; whoever does not hang up must not hold a descriptor.
+        self._loop.call_later(_REFUSED_LINGER_S, self._stream.abort)
 
     def close(self, reason: str) -> None:
         """End the link in order, telling an extended peer why."""
@@ -170,7 +174,7 @@ class Peer:
             for event in self._connection.receive_data(data):
                 self._take(event)
         except RemoteProtocolError as error:
-            self._hang_up(plain(str(error), 1200))  # a refusal quotes the peer
+            self._hang_up(label(str(error), 1200))  # a refusal quotes the peer
         else:
             self._schedule()
 
@@ -216,7 +220,7 @@ class Peer:
         elif isinstance(event, Pong):
             self.rtt_s = max(0.0, time.monotonic() - event.timestamp)
         elif isinstance(event, Goodbye):
-            self._hang_up(f"it said goodbye: {plain(event.reason, 200) or 'no reason'}")
+            self._hang_up(f"it said goodbye: {label(event.reason, 200) or 'no reason'}")
         elif not isinstance(event, Unknown):
             self._owner.peer_said(self, event)
 

@@ -22,6 +22,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceStatus,
     Timings,
 )
+from dpc_jupyter.sanitize import label
 
 # Text of one request that waits for a slow reader; beyond it the engine is made to wait.
 OUTBOX_CHARS = 32 * 1024
@@ -36,6 +37,7 @@ class Serving:
     arrived_at: float
     model: str = ""
     provider: str = ""
+    engine_type: str = ""
     context_window: int | None = None
     state: str = "resolving"
     position: int | None = None
@@ -48,6 +50,7 @@ class Serving:
     text: list[str] = field(default_factory=list)
     thinking: list[str] = field(default_factory=list)
     pending_chars: int = 0
+    pieces: int = 0
     next_index: int = 0
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     news: RemoteInferenceStatus | None = None
@@ -65,6 +68,7 @@ class Serving:
         if thinking:
             self.thinking.append(encodable(thinking))
         self.pending_chars += len(text) + len(thinking)
+        self.pieces += 1
 
     def emit(self) -> None:
         """One chunk of all that has come since the last; several if an engine sent more than a frame holds."""
@@ -119,19 +123,29 @@ class Serving:
         )
 
     def entry(self, error: DpcError | None) -> Entry:
-        """What the ledger keeps."""
+        """What the ledger keeps.
+
+        An engine that was stopped gives no counts. What it had read and written is then estimated, at four characters
+        a token and a token a piece, or stopping every answer before its end would be a way around the daily quota.
+        """
+        prompt_tokens, response_tokens = self.finished.prompt_tokens, self.finished.response_tokens
+        if self.started_at is not None and prompt_tokens is None:
+            turns = self.request.messages or (ChatMessage("user", self.request.prompt),)
+            prompt_tokens = sum(len(turn.content) for turn in turns) // 4
+        if response_tokens is None:
+            response_tokens = self.pieces or None
         return Entry(
             id=self.request.request_id,
             role="host",
             peer=self.peer.node_id,
-            model=self.model or self.request.model or "",
+            model=self.model or label(self.request.model or "", 128),
             provider=self.provider,
             started_at=time.time() - self.timings.total_s,
             queue_s=self.timings.queue_s,
             first_token_s=self.timings.first_token_s,
             total_s=self.timings.total_s,
-            prompt_tokens=self.finished.prompt_tokens,
-            response_tokens=self.finished.response_tokens,
+            prompt_tokens=prompt_tokens,
+            response_tokens=response_tokens,
             outcome="ok" if error is None else error.code,
         )
 

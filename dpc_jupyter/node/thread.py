@@ -56,7 +56,7 @@ class AnswerReader:
 
     def __iter__(self) -> Iterator[RemoteInferenceStatus | TextDelta | None]:
         try:
-            while True:
+            while not (self._future.done() and self._items.empty()):
                 try:
                     item = self._items.get(timeout=_POLL_S)
                 except queue.Empty:

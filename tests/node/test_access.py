@@ -9,6 +9,7 @@ import pytest
 
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import AccessDenied, Busy, ConfigError, InferenceError, Revoked
+from dpc_jupyter.firewall import Rules
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.protocol.messages import GetProviders
@@ -200,6 +201,16 @@ async def test_an_invalid_file_denies_all_names_line_and_column_and_mending_it_r
     with pytest.raises(ConfigError):
         allowed.host.access.allow(allowed.asker_id)
     file.write_text(good)
+    await until(lambda: allowed.host.status().access_error is None)
+    assert (await allowed.ask().complete()).text == PIECE * 4
+
+
+async def test_a_file_that_could_not_be_read_for_a_moment_is_read_again(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(allowed.host.home, "read_access", lambda: Rules.deny_all("Too many open files"))
+        allowed.host.access.reload()
     await until(lambda: allowed.host.status().access_error is None)
     assert (await allowed.ask().complete()).text == PIECE * 4
 

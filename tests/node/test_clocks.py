@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
 from dpc_jupyter.errors import InferenceTimeout
 from dpc_jupyter.node import peer as peer_module
+from dpc_jupyter.protocol.messages import RemoteInferenceChunk, RemoteInferenceStatus
 from node.conftest import MakePair, Pair
 from node.stub import PIECE, StubEngine
 from node.waiting import until
@@ -81,3 +83,17 @@ async def test_our_own_stall_is_not_taken_for_silence_of_the_peer(fast_pings: No
     time.sleep(0.5)  # noqa: ASYNC251 - a cell that holds the interpreter lock
     assert (await allowed.ask().complete()).text == PIECE * 4
     assert allowed.asker_link is link
+
+
+async def test_a_host_that_says_nothing_new_again_and_again_holds_nobody(allowed: Pair) -> None:
+    allowed.engine.hold(0)
+    stream = allowed.ask(timeout_s=0.3)
+    began = time.monotonic()
+    for index in range(100):
+        if stream.done:
+            break
+        allowed.host_link.send(RemoteInferenceStatus(stream.request.request_id, "running"))
+        allowed.host_link.send(RemoteInferenceChunk(stream.request.request_id, index))
+        await asyncio.sleep(0.02)
+    assert time.monotonic() - began < 1
+    assert isinstance(stream.error, InferenceTimeout)

@@ -53,6 +53,16 @@ async def test_tokens_a_day_are_counted_and_survive_a_restart(make_pair: MakePai
     assert "daily quota of 15 tokens" in await refusal(pair.ask())
 
 
+async def test_an_answer_that_is_stopped_before_its_end_counts_too(make_pair: MakePair) -> None:
+    pair = await make_pair(tokens_per_day=5)
+    pair.engine.tokens, pair.engine.pause_s = 1000, 0.001
+    stream = await pair.started()
+    await until(lambda: stream.answer.text.count(PIECE) >= 5)
+    stream.cancel()
+    await until(lambda: not pair.host.status().serving)
+    assert "daily quota of 5 tokens" in await refusal(pair.ask())
+
+
 async def test_a_host_that_cannot_count_refuses_without_telling_its_paths(make_pair: MakePair) -> None:
     pair = await make_pair(tokens_per_day=15)
     pair.host.ledger.error = f"The ledger {pair.host.home.path} cannot be written"

@@ -6,8 +6,10 @@ import json
 import time
 import tracemalloc
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -265,22 +267,53 @@ def test_depth_after_text_with_quotes_and_backslashes_is_still_counted(host: Con
     refuses(host, raw_frame(payload), "strict JSON")
 
 
-def best_cpu_s(read: Callable[[bytes], object], payload: bytes) -> float:
-    times = []
-    for _ in range(3):
-        began = time.thread_time()
-        read(payload)
-        times.append(time.thread_time() - began)
-    return min(times)
-
-
 def mebibyte_of(piece: bytes) -> bytes:
     pieces = b",".join([piece] * ((LIMIT_BYTES - 400) // (len(piece) + 1)))
     return b'{"command":"FUTURE", "payload":[' + b"{}," * 40 + pieces + b"]}"
 
 
-@pytest.mark.parametrize("piece", [b"{}", b'"{"', b'"\\\\"'], ids=["objects", "text", "escapes"])
-def test_no_shape_of_a_mebibyte_takes_many_times_what_a_plain_parser_takes(piece: bytes) -> None:
+SHAPES = {"objects": b"{}", "arrays": b"[]", "text": b'"{"', "escapes": b'"\\\\"', "numbers": b"1.5"}
+
+
+@pytest.mark.parametrize("piece", SHAPES.values(), ids=SHAPES)
+def test_more_structure_than_any_message_has_ends_the_connection(host: Connection, piece: bytes) -> None:
+    refuses(host, raw_frame(mebibyte_of(piece)), "strict JSON")
+
+
+HONEST: dict[str, dict[str, Any]] = {
+    "1,024 turns": {
+        "command": "REMOTE_INFERENCE_REQUEST",
+        "payload": {"request_id": "r", "messages": [{"role": "user", "content": "{[" * 400}] * 1024},
+    },
+    "512 models": {
+        "command": "PROVIDERS_RESPONSE",
+        "payload": {"providers": [{"alias": "a" * 64, "model": "m" * 64, "type": "t", "context_window": None}] * 512},
+    },
+    "a prompt of brackets": {
+        "command": "REMOTE_INFERENCE_REQUEST",
+        "payload": {"request_id": "r", "prompt": '{"[' * 250_000},
+    },
+}
+
+
+@pytest.mark.parametrize("message", HONEST.values(), ids=HONEST)
+def test_the_largest_honest_messages_are_read(host: Connection, message: dict[str, Any]) -> None:
+    (event,) = host.receive_data(raw_frame(json.dumps(message).encode()))
+    assert isinstance(event, RemoteInferenceRequest | ProvidersResponse)
+
+
+def best_cpu_s(read: Callable[[bytes], object], payload: bytes) -> float:
+    times = []
+    for _ in range(3):
+        began = time.thread_time()
+        with suppress(RemoteProtocolError):
+            read(payload)
+        times.append(time.thread_time() - began)
+    return min(times)
+
+
+@pytest.mark.parametrize("piece", SHAPES.values(), ids=SHAPES)
+def test_no_shape_of_a_mebibyte_costs_many_times_a_plain_parse(piece: bytes) -> None:
     """A node reads frames on its one loop: a frame that takes a second is a second's silence for everyone."""
     plain = best_cpu_s(json.loads, mebibyte_of(b"{}"))
     assert best_cpu_s(decode_object, mebibyte_of(piece)) < 8 * plain

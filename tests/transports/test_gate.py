@@ -299,7 +299,8 @@ async def test_a_refused_peer_that_does_not_hang_up_is_cut_off_soon(host: Stub, 
     await asker.send_raw(b"not a frame")
     transport.pause_reading()
     try:
-        await until(lambda: host.closed, "the link ended", 8.0)
+        await until(lambda: host.closed, "the link ended")
+        await until(lambda: not host.links._streams, "its descriptor is free", 8.0)
     finally:
         transport.abort()
         await asker.close()

@@ -20,7 +20,7 @@ from dpc_jupyter.identity import Identity
 from dpc_jupyter.node.directory import PeerUri
 from dpc_jupyter.protocol.messages import GetProviders
 from dpc_jupyter.transports import tls
-from dpc_jupyter.transports.tls import DEFAULT_PORT, client_context, dial, server_context
+from dpc_jupyter.transports.tls import DEFAULT_PORT, TlsStream, client_context, dial, server_context
 from transports.nodes import LOOPBACK, Ear, Stub, node, recorder, until
 
 
@@ -241,6 +241,10 @@ async def test_a_session_is_never_resumed(host: Stub) -> None:
         assert session is None or not session.has_ticket
 
 
+def test_a_peer_cannot_make_us_shake_hands_again(host_id: Identity) -> None:
+    assert server_context(host_id.key_pem, host_id.cert_pem).options & ssl.OP_NO_RENEGOTIATION
+
+
 def test_the_private_key_is_left_in_no_file(host_id: Identity, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     server_context(host_id.key_pem, host_id.cert_pem)
@@ -261,6 +265,16 @@ async def test_what_came_before_a_receiver_is_kept_for_it(host: Stub) -> None:
     await until(lambda: ear.ends, "the end was told")
     await asyncio.sleep(0.05)
     assert len(ear.ends) == 1
+
+
+def test_bytes_that_come_although_nobody_listens_yet_are_kept_in_order() -> None:
+    """A TLS layer may have decrypted more than it was asked for before it was told to pause."""
+    stream, ear = TlsStream(), Ear()
+    stream.data_received(b"a")
+    stream.data_received(b"b")
+    stream.attach(ear)
+    stream.data_received(b"c")
+    assert ear.heard == b"abc"
 
 
 async def test_a_stream_that_ended_before_a_receiver_tells_it_at_once(host: Stub) -> None:
