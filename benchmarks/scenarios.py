@@ -10,7 +10,7 @@ from benchmarks.measure import Sample, cpu_s, interleave, median, median_ratio, 
 from benchmarks.peers.base import Asker
 from benchmarks.peers.echo import EchoClient
 from benchmarks.rows import Row, missing, row
-from benchmarks.setting import ECHO, HTTP, IN_FRONT, LITELLM, NGINX, OURS, SSH, Setting
+from benchmarks.setting import ECHO, FLOOR, HTTP, IN_FRONT, LITELLM, NGINX, OURS, SSH, Setting
 from benchmarks.stub import MODEL_ONE_SLOT, TOKEN_CHARS, made_at, now_ns
 
 _TOKENS_PER_S = 100
@@ -32,11 +32,12 @@ async def request(setting: Setting) -> list[Row]:
         rounds,
         {
             OURS: lambda: _p50_us(one_token, count),
-            ECHO: lambda: _p50_us(echo.round_trip, count),
+            ECHO: lambda: setting.asyncio_echo("request", count),
+            FLOOR: lambda: _p50_us(echo.round_trip, count),
         },
     )
     echo.close()
-    return _rows("request p50, engine in process", "µs", found, "p50", [(OURS, ECHO, "<= 3")])
+    return _rows("request p50, engine in process", "µs", found, "p50", [(OURS, ECHO, "<= 3"), (OURS, FLOOR, "")])
 
 
 async def first_token(setting: Setting) -> list[Row]:
@@ -148,11 +149,12 @@ async def connect(setting: Setting) -> list[Row]:
         rounds,
         {
             OURS: lambda: _p50_us(ours, count, before=setting.ours.disconnect),
-            ECHO: lambda: _p50_us(floor, count, before=hang_up),
+            ECHO: lambda: setting.asyncio_echo("connect", count),
+            FLOOR: lambda: _p50_us(floor, count, before=hang_up),
         },
     )
     await hang_up()
-    return _rows("connect to first reply (RSA-2048)", "µs", found, "p50", [(OURS, ECHO, "<= 2.5")])
+    return _rows("connect to first reply (RSA-2048)", "µs", found, "p50", [(OURS, ECHO, "<= 2.5"), (OURS, FLOOR, "")])
 
 
 async def interrupt(setting: Setting) -> list[Row]:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from benchmarks.measure import Sample
 from benchmarks.peers import others
 from benchmarks.peers.base import Asker
 from benchmarks.peers.echo import EchoClient
@@ -18,7 +19,8 @@ from benchmarks.processes import Child, PeerUnavailableError, Processes
 from dpc_jupyter.home import Home
 
 OURS, IN_FRONT = "ours", "ours in front"
-ECHO, HTTP, NGINX, SSH, LITELLM = "TLS echo", "direct HTTP", "nginx TLS", "ssh -L", "LiteLLM"
+ECHO, FLOOR = "asyncio TLS echo", "uvloop TLS echo"
+HTTP, NGINX, SSH, LITELLM = "direct HTTP", "nginx TLS", "ssh -L", "LiteLLM"
 # One link has at most 64 requests open at a host, so the row with 256 streams needs four askers.
 ASKERS = 4
 IDLE_IDENTITIES = 16
@@ -48,6 +50,7 @@ class Setting:
     failed: list[str] = field(default_factory=list)
     engine_port: int = 0
     echo_port: int = 0
+    asyncio_echo_client: Child | None = None
     host_pid: int = 0
     engine_pid: int = 0
 
@@ -65,6 +68,15 @@ class Setting:
     def node_id(self, name: str) -> str:
         """The node of a home, made when it is first needed."""
         return Home(self.folder(name)).load_identity().node_id
+
+    async def asyncio_echo(self, what: str, count: int) -> Sample:
+        """Median of `count` round trips (``request``), or of connecting and one of them (``connect``), in µs."""
+        if self.asyncio_echo_client is None:
+            port = self.processes.module("peers.asyncio_echo", "serve", str(self.folder("echo.pem"))).read()["port"]
+            self.asyncio_echo_client = self.processes.module("peers.asyncio_echo", "ask", str(port))
+            self.asyncio_echo_client.read()
+        found: Sample = await asyncio.to_thread(self.asyncio_echo_client.ask, {"what": what, "count": count})
+        return found
 
     async def echo(self) -> EchoClient:
         """A connection to the floor."""
