@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
-from dpc_jupyter.backends.models import SMOLLM2, fetch
+from dpc_jupyter.backends.models import SMOLLM2, fetch, known_digest
 from dpc_jupyter.backends.registry import open_registry
 from dpc_jupyter.cli.console import err, home_of, out, run, say, show_table
 from dpc_jupyter.home import Home
@@ -38,7 +38,9 @@ def pull(ctx: typer.Context) -> None:
 
 
 def fetch_with_progress(folder: Path) -> Path:
-    """As `backends.models.fetch`, with a bar on a terminal."""
+    """As `backends.models.fetch`, with a bar on a terminal; a model that is there is not spoken of."""
+    if known_digest(folder / SMOLLM2.file_name, folder) == f"sha256:{SMOLLM2.sha256}":
+        return folder / SMOLLM2.file_name
     bar = Progress(f"fetching {SMOLLM2.name}", BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=err)
     if not sys.stderr.isatty():
         say(f"fetching {SMOLLM2.name} into {folder} ...")

@@ -33,7 +33,7 @@ def parse(magics: Magics, name: str, line: str) -> argparse.Namespace:
     UsageError
     """
     try:
-        words = shlex.split(line)
+        words = shlex.split(line, comments=True)  # a cell's line may end in a comment
     except ValueError:
         raise UsageError("A quote is not closed: put the words between two equal quotes.") from None
     return _checked(magics, name, words)

@@ -52,7 +52,10 @@ def bundle(text: str, foot: str = "", thinking: str = "", *, raw: bool = False) 
         f"{text_to_html(thoughts)}</pre></details>"
         if thoughts
         else "",
-        to_html(shown).replace("<pre>", f'<pre style="{_CODE_STYLE}">'),  # a "<pre>" of the model's own is escaped
+        # A tag of the model's own is escaped, so these are the renderer's. Lab's own code colour would stripe the box.
+        to_html(shown)
+        .replace("<pre><code", '<pre><code style="background:none;padding:0"')
+        .replace("<pre>", f'<pre style="{_CODE_STYLE}">'),
         f'<div style="{_FOOT_STYLE}">{text_to_html(foot)}</div>' if foot else "",
     ]
     lines = [part for part in (shown.rstrip(), foot) if part]

@@ -9,6 +9,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
+from dpc_jupyter.errors import PeerNotConnected
 from dpc_jupyter.jupyter.arguments import fill_in, parse
 from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
@@ -153,8 +154,7 @@ class NodeMagics(Magics):
         """
         if host := parse(self, "dpc_host", line).host:
             if host != LOCAL:
-                node = self._notebook.node()
-                node.run(node.service.models(host, timeout_s=0))
+                self._link_to(host)
             self._notebook.host = host
         print(f"This notebook asks {'this machine' if self._notebook.host == LOCAL else label(self._notebook.host)}.")
 
@@ -165,6 +165,7 @@ class NodeMagics(Magics):
         """Show this node: its id, its address, who is linked, and what runs."""
         if (node := self._notebook.running) is None:
             print("No node runs: %dpc_start, or just ask.")
+            print(f"Your node id is {self._notebook.home.load_identity().node_id}.")
             return
         self._say_who_we_are()
         status = node.status()
@@ -206,6 +207,14 @@ class NodeMagics(Magics):
                 for each in sums
             ],
         )
+
+    def _link_to(self, host: str) -> None:
+        """A peer that was linked before is linked again; so a restarted kernel needs this one line."""
+        node = self._notebook.node()
+        try:
+            node.run(node.service.models(host, timeout_s=0))
+        except PeerNotConnected:
+            node.run(node.service.connect(host))
 
     def _say_who_we_are(self) -> None:
         node = self._notebook.node()

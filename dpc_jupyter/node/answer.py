@@ -36,7 +36,7 @@ class AnswerTimings:
     tokens_per_s: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """A model's answer, and where it came from.
 
@@ -74,6 +74,11 @@ class Answer:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        start = self.text if len(self.text) <= 60 else self.text[:59] + "…"
+        ending = "" if self.error is None else f", error={self.error!r}"
+        return f"Answer({start!r}, model={self.model!r}, host_name={self.host_name!r}{ending})"
 
 
 class TextDelta(Struct, frozen=True):

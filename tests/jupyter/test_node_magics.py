@@ -130,3 +130,10 @@ def test_no_magic_evaluates_what_stands_in_its_line(kernel: Kernel) -> None:
 def test_an_address_may_stand_in_a_variable(kernel: Kernel) -> None:
     kernel.ok("address = 'dpc://nowhere'")
     assert "'dpc://nowhere' is no address" in kernel.run("%dpc_connect {address}").sentence
+
+
+def test_a_line_may_end_in_a_comment_and_a_known_host_is_linked_again(kernel: Kernel, real_host: RunningHost) -> None:
+    kernel.ok(f"%dpc_connect {real_host.uri} --name anna  # that's what the host's owner gave me")
+    kernel.ok("%dpc_disconnect anna")
+    assert kernel.ok("%dpc_host anna  # from now on").stdout == "This notebook asks anna.\n"
+    assert "anna" in kernel.ok("%dpc_peers").text
