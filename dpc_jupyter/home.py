@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -148,25 +148,32 @@ class Home:
         return self._read_entries(_PENDING)
 
     def note_pending(self, node_id: str, name: str, model: str, when: float) -> bool:
-        """Keep a refused stranger for the owner to grant; whether anything was written.
+        """As `note_all_pending`, for one."""
+        return self.note_all_pending({node_id: (name, model, when)})
+
+    def note_all_pending(self, asked: Mapping[str, tuple[str, str, float]]) -> bool:
+        """Keep refused strangers for the owner to grant; whether anything was written.
 
         Strangers cost a bounded part of the disk: one write a minute each, the newest 100 kept. Raises as `pending`.
 
         Parameters
         ----------
-        name, model : str
-            As the stranger says: untrusted, kept up to 128 and 256 letters.
-        when : float
-            Unix seconds.
+        asked : mapping
+            Node id to name, model and unix seconds; name and model as the stranger says: untrusted, kept up to 128
+            and 256 letters.
         """
-        known = self.pending().get(node_id, {}).get("when")
-        if isinstance(known, int | float) and abs(when - known) < PENDING_EVERY_S:
+        known = self.pending()
+        fresh = {
+            node_id: {"name": name[:128], "model": model[:256], "when": when}
+            for node_id, (name, model, when) in asked.items()
+            if not _noted_lately(known.get(node_id, {}).get("when"), when)
+        }
+        if not fresh:
             return False
 
         def add(entries: Document) -> Document:
-            entries.pop(node_id, None)
-            entries[node_id] = {"name": name[:128], "model": model[:256], "when": when}
-            return dict(list(entries.items())[-PENDING_LIMIT:])
+            kept = {node_id: entry for node_id, entry in entries.items() if node_id not in fresh}
+            return dict(list((kept | fresh).items())[-PENDING_LIMIT:])
 
         self._edit_entries(_PENDING, add)
         return True
@@ -253,6 +260,10 @@ class Home:
             return parse(text)
         except ConfigError as error:
             raise ConfigError(f"{self.path / name}: {error}") from None
+
+
+def _noted_lately(known: object, when: float) -> bool:
+    return isinstance(known, int | float) and abs(when - known) < PENDING_EVERY_S
 
 
 def _encoded(text: str) -> bytes:

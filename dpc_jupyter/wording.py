@@ -128,6 +128,14 @@ def let_in(document: Mapping[str, Any], rules: Rules) -> list[tuple[str, str, st
     return rows
 
 
+def allowed(document: Mapping[str, Any], rules: Rules, node_id: str) -> str:
+    """What holds for a node after an edit: ``dave may use llama3.1:8b, until 2027-01-31.``."""
+    for name, listed, models, until in let_in(document, rules):
+        if listed == node_id:
+            return f"{name or node_id} may use {'all models' if models == 'all' else models}, until {until}."
+    return f"{node_id} is not let in."
+
+
 def _of_groups(document: Mapping[str, Any], groups: Iterable[str]) -> list[str]:
     terms = [document.get("groups", {}).get(group, {}).get("allowed_models") or [] for group in groups]
     return [] if [] in terms else [pattern for patterns in terms for pattern in patterns]

@@ -10,7 +10,7 @@ import typer
 from dpc_jupyter.cli.console import home_of, in_cli_words, out, show_table
 from dpc_jupyter.errors import ConfigError
 from dpc_jupyter.node.access import Access
-from dpc_jupyter.wording import LET_IN_HEAD, allow_command, asked_for, let_in
+from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, let_in
 
 app = typer.Typer(no_args_is_help=True, help="Who may use this machine's models.")
 Who = Annotated[str, typer.Argument(help="A node id, a name in the access file, or the name of one that asked.")]
@@ -57,6 +57,7 @@ def allow(
     """Let a node in, or change its terms."""
     access = Access(home_of(ctx))
     node_id = access.allow(who, name=name, models=tuple(model or ()), group=group, expires=expires)
+    _print(allowed(home_of(ctx).access_document(), access.rules, node_id))
     _print(access.explain(node_id).reason)
 
 

@@ -12,7 +12,7 @@ from dpc_jupyter.jupyter.arguments import parse
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
-from dpc_jupyter.wording import LET_IN_HEAD, allow_command, asked_for, let_in
+from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, let_in
 
 ACTIONS = ("show", "on", "off", "allow", "deny", "explain", "pending")
 
@@ -60,6 +60,7 @@ class AccessMagics(Magics):
             node_id = access.allow(
                 wanted.who, name=wanted.name, models=models, group=wanted.group, expires=wanted.expires
             )
+            print(allowed(self._notebook.home.access_document(), access.rules, node_id))
             print(access.explain(node_id).reason)
         elif wanted.action == "deny":
             node_id = access.deny(wanted.who, wanted.what)

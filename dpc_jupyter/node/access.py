@@ -60,6 +60,8 @@ class Access:
         """
         node_id = self.node_id_of(who)
         given = name or (None if who == node_id or self.rules.name_of(node_id) != node_id else label(who))
+        if given and self.rules.node_by_name(given) not in (None, node_id):
+            raise ConfigError(f"{label(given)!r} is what another node is called here: choose another name.")
         until = _moment(expires)
         self.rules = self._home.edit_access(
             lambda document: firewall.allow(document, node_id, name=given, models=models, group=group, expires=until)
@@ -108,4 +110,6 @@ def _moment(expires: str | None) -> str | None:
     if expires and expires[:-1].isdigit() and expires[-1] in units:
         until = dt.datetime.now(dt.UTC) + dt.timedelta(**{units[expires[-1]]: int(expires[:-1])})
         return until.strftime("%Y-%m-%dT%H:%M:%SZ")
+    if expires and expires != "never" and not expires[:4].isdigit():
+        raise ConfigError(f"{label(expires)!r} is no end: write 12h, 7d, a date such as 2027-01-31, or never.")
     return expires

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from dpc_jupyter.backends.registry import Registry, open_registry
 from dpc_jupyter.errors import Busy, DpcError, InvalidRequest, PeerNotConnected
-from dpc_jupyter.home import Home
+from dpc_jupyter.home import PENDING_LIMIT, Home
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.answer import Answer, AnswerStream
@@ -78,13 +78,15 @@ class CoreService:
         self._watch = self.home.watch()
         self._registry = registry or open_registry(self.home.read_providers(), self.home.models_folder)
         self._links = Links(self.identity, self.name, self.session, self)
-        self._requester = Requester()
+        self._requester = Requester(self.identity.node_id)
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._asking: dict[AnswerStream, None] = {}
         self._offers = Offers(self._host)
         self._stranger_told_at = float("-inf")
         self._stranger_asked_at: dict[str, float] = {}
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
+        self._to_note: dict[str, tuple[str, str, float]] = {}
+        self._noting = False
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -370,7 +372,13 @@ class CoreService:
         self._host.take_request(peer, request)
 
     def _refused(self, peer: Peer, model: str) -> None:
-        self._spawn(asyncio.to_thread(self.home.note_pending, peer.node_id, peer.name, label(model, 128), time.time()))
+        self._to_note.pop(peer.node_id, None)
+        self._to_note[peer.node_id] = (peer.name, label(model, 128), time.time())
+        while len(self._to_note) > PENDING_LIMIT:
+            self._to_note.pop(next(iter(self._to_note)))
+        if not self._noting:
+            self._noting = True
+            self._spawn(self._note_pending())
         what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
         self._tell("access_requested", peer.node_id, what)
 
@@ -472,6 +480,19 @@ class CoreService:
             rtt_s=peer.rtt_s,
             models=peer.offers,
         )
+
+    async def _note_pending(self) -> None:
+        """One write for all, one at a time: a flood of strangers must not queue up before the owner's edits."""
+        try:
+            while self._to_note:
+                noted, self._to_note = self._to_note, {}
+                try:
+                    await asyncio.to_thread(self.home.note_all_pending, noted)
+                except (DpcError, OSError) as error:
+                    _log.warning("refused nodes are not noted: %s", error)
+                await asyncio.sleep(1.0)
+        finally:
+            self._noting = False
 
     def _write(self, write: Callable[..., object], *args: object) -> None:
         async def guarded() -> None:

@@ -29,6 +29,7 @@ from dpc_jupyter.errors import (
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.ledger import Ledger
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.requester import DENIED
 from dpc_jupyter.node.serving import OUTBOX_CHARS, Serving, conversation
 from dpc_jupyter.protocol.framing import LIMIT_BYTES
 from dpc_jupyter.protocol.messages import (
@@ -50,7 +51,6 @@ REFUSALS_NOTED_PER_MINUTE = 60
 
 _log = logging.getLogger(__name__)
 _OWNERS_FIX = {"ollama": "its owner starts it with `ollama serve`"}
-DENIED = "Access denied: You are not authorized to request inference"
 
 
 class Host:
@@ -318,8 +318,10 @@ class Host:
         minute = int(time.monotonic() // 60)
         if minute != self._noted_in:
             self._noted_in, self._noted = minute, Counter()
-        self._noted[node_id] += 1
-        return self._noted[node_id] <= REFUSALS_NOTED_PER_MINUTE
+        # Keys are free to make: all strangers share one count.
+        counted = node_id if self._rules().is_known(node_id, dt.datetime.now(dt.UTC)) else ""
+        self._noted[counted] += 1
+        return self._noted[counted] <= REFUSALS_NOTED_PER_MINUTE
 
     def _respond(self, serving: Serving, error: DpcError | None) -> None:
         if serving.streams:

@@ -18,6 +18,9 @@ from dpc_jupyter.protocol.messages import (
 )
 from dpc_jupyter.sanitize import label, plain
 
+# How a host of this protocol refuses a node that nobody has let in (DPTP v1.5 section 1).
+DENIED = "Access denied: You are not authorized to request inference"
+
 
 def as_prompt(messages: tuple[ChatMessage, ...]) -> str:
     """A conversation as the one string that a DPTP v1.5 peer reads."""
@@ -27,9 +30,16 @@ def as_prompt(messages: tuple[ChatMessage, ...]) -> str:
 
 
 class Requester:
-    """Requests that this node has open at its peers."""
+    """Requests that this node has open at its peers.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    own_id : str
+        This node's id, for those whom a host does not know yet.
+    """
+
+    def __init__(self, own_id: str) -> None:
+        self._own_id = own_id
         self._pending_inference_requests: dict[tuple[Peer, str], AnswerStream] = {}
         self._next_index: dict[AnswerStream, int] = {}
 
@@ -92,6 +102,8 @@ class Requester:
             return
         if response.status == "error":
             sentence = plain(response.error or "the host gave no reason", 1000)
+            if sentence == DENIED:
+                sentence += f". Send its owner your node id: {self._own_id}"
             stream.fail(from_wire(response.code, sentence))
             return
         stream.finish(

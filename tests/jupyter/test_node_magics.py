@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import psutil
@@ -35,7 +36,7 @@ def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> Non
     assert "Sharing is off" in kernel.ok("%dpc_firewall").stdout
     kernel.ok("%dpc_firewall on")
     allowed = kernel.ok(f"%dpc_firewall allow {node_id} --name dave --model llama3.1:8b --expires 7d")
-    assert allowed.stdout.startswith("yes: line ")
+    assert re.fullmatch(r"dave may use llama3\.1:8b, until \S+\.\nyes: line .*\n", allowed.stdout)
     assert kernel.ok("%dpc_firewall explain dave llama3.1:8b").stdout.startswith("yes: ")
     refused = kernel.ok("%dpc_firewall explain dave llama3-70b").stdout
     assert refused.startswith("no: line ") and "allowed_models of dave: llama3.1:8b" in refused

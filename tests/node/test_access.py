@@ -21,14 +21,14 @@ GENERIC = "Access denied: You are not authorized to request inference"
 
 
 async def test_nothing_is_shared_by_default(stranger: Pair) -> None:
-    with pytest.raises(AccessDenied, match=f"^{GENERIC}$"):
+    with pytest.raises(AccessDenied, match=rf"^{GENERIC}\. Send its owner your node id: dpc-node-[0-9a-f]+$"):
         await stranger.ask().complete()
     assert not stranger.host.status().sharing
 
 
 async def test_a_listed_peer_is_refused_while_sharing_is_off(allowed: Pair) -> None:
     allowed.host.access.set_sharing(False)
-    with pytest.raises(AccessDenied, match=f"^{GENERIC}$"):
+    with pytest.raises(AccessDenied, match=rf"^{GENERIC}\. Send its owner your node id: dpc-node-[0-9a-f]+$"):
         await allowed.ask().complete()
     assert not allowed.engine.seen
 
@@ -36,7 +36,7 @@ async def test_a_listed_peer_is_refused_while_sharing_is_off(allowed: Pair) -> N
 @pytest.mark.parametrize("asked", [{}, {"model": "stub-1"}, {"model": "none-such"}, {"provider": "stub"}])
 async def test_a_stranger_gets_one_sentence_whatever_it_asks(stranger: Pair, asked: dict[str, str]) -> None:
     stranger.host.access.set_sharing(True)
-    with pytest.raises(AccessDenied, match=f"^{GENERIC}$"):
+    with pytest.raises(AccessDenied, match=rf"^{GENERIC}\. Send its owner your node id: dpc-node-[0-9a-f]+$"):
         await stranger.ask(**asked).complete()
 
 
@@ -239,6 +239,35 @@ async def test_an_end_may_be_given_as_a_span(stranger: Pair, span: str) -> None:
     stranger.host.access.set_sharing(True)
     stranger.host.access.allow(stranger.asker_id, expires=span)
     assert stranger.host.access.is_known(stranger.asker_id)
+
+
+async def test_two_nodes_cannot_be_given_one_name(stranger: Pair) -> None:
+    stranger.host.access.allow(stranger.asker_id, name="bob")
+    with pytest.raises(ConfigError, match="another node"):
+        stranger.host.access.allow("dpc-node-" + "e" * 32, name="bob")
+
+
+async def test_an_end_that_is_none_is_refused_with_those_that_are(stranger: Pair) -> None:
+    with pytest.raises(ConfigError, match="12h, 7d, a date such as"):
+        stranger.host.access.allow(stranger.asker_id, expires="tomorrow")
+
+
+async def test_a_flood_of_strangers_is_noted_in_few_writes(stranger: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes: list[int] = []
+    note = stranger.host.home.note_all_pending
+
+    def count(asked: dict[str, tuple[str, str, float]]) -> bool:
+        writes.append(len(asked))
+        return note(asked)
+
+    monkeypatch.setattr(stranger.host.home, "note_all_pending", count)
+    peer = stranger.host_link
+    for number in range(500):
+        monkeypatch.setattr(peer, "node_id", f"dpc-node-{number:032x}")
+        stranger.host._refused(peer, "m")
+    monkeypatch.setattr(peer, "node_id", stranger.asker_id)
+    await until(lambda: writes)
+    assert len(writes) == 1 and writes[0] <= 100
 
 
 async def test_a_name_that_nobody_bears_is_not_allowed(stranger: Pair) -> None:
