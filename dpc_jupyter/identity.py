@@ -76,7 +76,7 @@ def peer_key_from_der(certificate: bytes) -> PeerKey:
     """
     try:
         return _peer_key(x509.load_der_x509_certificate(certificate))
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise HandshakeError("The peer's TLS certificate cannot be read.") from error
 
 
@@ -84,7 +84,7 @@ def peer_key_from_pem(certificate: str) -> PeerKey:
     """Read the key out of the ``cert_pem`` of a HELLO; raises as `peer_key_from_der`."""
     try:
         return _peer_key(x509.load_pem_x509_certificate(certificate.encode()))
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise HandshakeError("The certificate in the peer's HELLO cannot be read.") from error
 
 
@@ -156,7 +156,7 @@ def load(key_pem: bytes, cert_pem: bytes, node_id_text: str) -> Identity:
     try:
         certificate = x509.load_pem_x509_certificate(cert_pem)
         peer = _peer_key(certificate)
-    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion, HandshakeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, HandshakeError) as error:
         raise IdentityError("node.crt is damaged or is no certificate of a DPTP node.") from error
     node_id = node_id_of(key.public_key())
     if peer.node_id != node_id:

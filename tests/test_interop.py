@@ -327,7 +327,7 @@ async def test_answers_of_a_v15_host_may_come_in_any_order(ours: Node, host_id: 
 
 @pytest.mark.parametrize(
     "sentence",
-    [DENIED, f"{DENIED} for model X", "Model 'X' not found", "Inference request timed out after 60s"],
+    [f"{DENIED} for model X", "Model 'X' not found", "Inference request timed out after 60s"],
 )
 async def test_a_v15_hosts_error_sentence_is_raised_as_it_is(ours: Node, host_id: Identity, sentence: str) -> None:
     def answer(_: v15.Message) -> str:
@@ -338,6 +338,17 @@ async def test_a_v15_hosts_error_sentence_is_raised_as_it_is(ours: Node, host_id
         with pytest.raises(InferenceError) as caught:
             await ours.send_ai_query("?", host_id.node_id)
         assert caught.value.sentence == sentence
+
+
+async def test_a_v15_host_that_lets_nobody_in_is_answered_with_what_to_send(ours: Node, host_id: Identity) -> None:
+    def answer(_: v15.Message) -> str:
+        raise v15.InferenceError(DENIED)
+
+    async with v15.Host(as_v15(host_id), answer=answer) as host:
+        await ours.connect(host.address)
+        with pytest.raises(InferenceError) as caught:
+            await ours.send_ai_query("?", host_id.node_id)
+        assert caught.value.sentence == f"{DENIED}. Send its owner your node id: {ours.identity.node_id}"
 
 
 async def test_a_hostile_error_sentence_is_shown_without_its_escapes(ours: Node, host_id: Identity) -> None:

@@ -240,6 +240,8 @@ class Host:
             for backend, model in await self._allowed(peer.node_id):
                 if request.provider in (None, backend.alias):
                     return backend, model
+            if self._registry.reasons and not await self._registry.offers():
+                raise BackendError("No engine answers now.")
             raise AccessDenied(DENIED if request.provider is None else f"{DENIED} from provider {request.provider}")
         if not rules.can_request_inference(peer.node_id, request.model, now):
             raise AccessDenied(f"{DENIED} for model {request.model}")

@@ -121,7 +121,7 @@ class Links:
                     f"What answers at {uri.host}:{uri.port} is {found}, not {uri.node_id}. Nothing was sent. "
                     "Ask the host's owner for its present address."
                 )
-        except HandshakeError:
+        except BaseException:
             stream.abort()
             raise
         peer = self.adopt_client(stream, uri.node_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import Protocol
 
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
@@ -25,6 +26,8 @@ STRANGER_FRAMES_AT_ONCE = 20.0
 STRANGER_FRAME_BYTES = 8 * 1024
 
 _REFUSED_LINGER_S = 0.3
+# uvloop hands over up to 8 MiB of one socket in a turn of its loop: one peer's frames must not hold up the others'.
+READ_TURN_S = 0.002
 
 
 class Owner(Protocol):
@@ -81,6 +84,9 @@ class Peer:
         self._has_room = asyncio.Event()
         self._has_room.set()
         self._silent_beats = 0
+        self._inbox: list[bytes] = []
+        self._events: Iterator[Event] | None = None
+        self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._frames_left, self._frames_at = STRANGER_FRAMES_AT_ONCE, time.monotonic()
         self.stranger = False
@@ -170,13 +176,40 @@ class Peer:
         if self.stranger and not self._within_budget(len(data) / STRANGER_FRAME_BYTES):
             self.abort("it was not let in, and sent too much")
             return
+        self._inbox.append(data)
+        if not self._paused:
+            self._read()
+
+    def _read(self, turn_s: float = READ_TURN_S) -> None:
+        """Work off what came, for one turn at most: the next one is everybody else's."""
+        until = time.monotonic() + turn_s
         try:
-            for event in self._connection.receive_data(data):
-                self._take(event)
+            while self._events is not None or self._inbox:
+                if self._events is None:
+                    self._events = self._connection.receive_data(b"".join(self._inbox))
+                    self._inbox.clear()
+                for event in self._events:
+                    self._take(event)
+                    if self.closed:
+                        return
+                    if time.monotonic() > until:
+                        self._pause()
+                        return
+                self._events = None
         except RemoteProtocolError as error:
             self._hang_up(label(str(error), 1200))  # a refusal quotes the peer
-        else:
-            self._schedule()
+            return
+        if self._paused:
+            self._paused = False
+            self._stream.resume_reading()
+        self._schedule()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self._stream.pause_reading()
+        self._schedule()
+        self._loop.call_soon(self._read)
 
     def writable(self) -> None:
         """From the stream."""
@@ -185,6 +218,7 @@ class Peer:
 
     def stream_closed(self, reason: str) -> None:
         """From the stream."""
+        self._read(turn_s=float("inf"))  # what came before the end may hold the end of an answer
         self._end(reason)
         self._owner.stream_gone(self)
 
@@ -198,6 +232,8 @@ class Peer:
         if self.closed:
             return
         self.closed = True
+        self._inbox.clear()
+        self._events = None
         self._outboxes.clear()
         self._has_room.set()
         if self._timer is not None:

@@ -47,6 +47,12 @@ class ByteStream(Protocol):
             False when the buffer is full: what is written is kept, but wait for `Receiver.writable`.
         """
 
+    def pause_reading(self) -> None:
+        """Deliver nothing more until `resume_reading`."""
+
+    def resume_reading(self) -> None:
+        """Go on delivering."""
+
     def unsent_bytes(self) -> int:
         """How much `write` has taken that has not left this process."""
 

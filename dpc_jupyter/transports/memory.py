@@ -42,6 +42,12 @@ class MemoryStream:
             self._loop.call_soon(self.other._deliver, bytes(data))
         return True
 
+    def pause_reading(self) -> None:
+        """Does nothing: a test's memory is not a hostile network."""
+
+    def resume_reading(self) -> None:
+        """Does nothing."""
+
     def unsent_bytes(self) -> int:
         """Always none."""
         return 0

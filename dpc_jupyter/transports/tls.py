@@ -66,6 +66,16 @@ class TlsStream(asyncio.Protocol):
             self._transport.write(data)
         return not self._full
 
+    def pause_reading(self) -> None:
+        """As `ByteStream.pause_reading`."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """As `ByteStream.resume_reading`."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
     def unsent_bytes(self) -> int:
         """As `ByteStream.unsent_bytes`."""
         return 0 if self._transport is None else self._transport.get_write_buffer_size()

@@ -12,8 +12,15 @@ from dpc_jupyter.errors import Busy, InferenceError
 from dpc_jupyter.node.answer import AnswerStream
 from dpc_jupyter.node.host import OPEN_LIMIT
 from dpc_jupyter.node.peer import UNSENT_LIMIT_BYTES, Peer
-from dpc_jupyter.protocol.connection import BadRequest
-from dpc_jupyter.protocol.messages import GetProviders, Message, ProvidersResponse, RemoteInferenceRequest
+from dpc_jupyter.protocol.connection import BadRequest, _encode
+from dpc_jupyter.protocol.framing import encode_frame
+from dpc_jupyter.protocol.messages import (
+    GetProviders,
+    Message,
+    ProvidersResponse,
+    RemoteInferenceCancel,
+    RemoteInferenceRequest,
+)
 from node.conftest import MakeNode, MakePair, Pair
 from node.stub import PIECE, StubEngine
 from node.waiting import until
@@ -216,3 +223,26 @@ async def test_both_ends_note_a_request_and_never_what_it_said(allowed: Pair) ->
             dump = "\n".join(database.iterdump())
         database.close()
         assert "canary" not in dump
+
+
+async def test_a_peers_flood_of_frames_is_worked_off_in_turns(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns: list[float] = []
+    loop, began = asyncio.get_running_loop(), time.monotonic()
+    told: list[str] = []
+    monkeypatch.setattr(allowed.host._host, "cancel", lambda peer, request_id: told.append(request_id))
+    flood = [RemoteInferenceCancel(f"none-{number}") for number in range(40_000)]
+    frames = b"".join(encode_frame(_encode(message)) for message in flood)
+    link = allowed.host_link
+
+    def tick() -> None:
+        turns.append(time.monotonic() - began)
+        if len(told) < len(flood):
+            loop.call_soon(tick)
+
+    link.data_received(frames)
+    first = len(told)
+    loop.call_soon(tick)
+    await until(lambda: len(told) == len(flood))
+    assert 0 < first < len(flood), "the first turn takes a part"
+    assert told == [message.request_id for message in flood], "nothing is lost, and the order holds"
+    assert len(turns) > 10, "everyone else had turns between"
