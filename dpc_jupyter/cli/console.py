@@ -28,8 +28,8 @@ _HERE = {
 }
 INTERRUPTED = 130
 
-out = Console(highlight=False, soft_wrap=True)
-err = Console(highlight=False, soft_wrap=True, stderr=True)
+out = Console(highlight=False, emoji=False, soft_wrap=True)
+err = Console(highlight=False, emoji=False, soft_wrap=True, stderr=True)
 
 
 class OneLineErrors(TyperGroup):

@@ -19,6 +19,8 @@ from markdown_it.rules_inline import StateInline
 
 # About 8,000 tokens. The worst text of this length takes 0.3 s, and an interrupt waits for it.
 RICH_LIMIT_CHARS = 32_000
+# A table of 32,000 characters would take two seconds.
+_CELLS_LIMIT = 4_000
 _SCHEMES = {"http", "https", "mailto"}
 _TAGS = {
     *("p", "br", "hr", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "span"),
@@ -45,7 +47,7 @@ def to_html(markdown: str) -> str:
         LaTeX stays as written between its dollars, for the notebook's MathJax. Beyond `RICH_LIMIT_CHARS` it is
         the text as it is.
     """
-    if len(markdown) > RICH_LIMIT_CHARS:
+    if len(markdown) > RICH_LIMIT_CHARS or markdown.count("|") > _CELLS_LIMIT:
         return f"<pre>{text_to_html(markdown)}</pre>"
     return _cleaner().clean(_markdown().render(markdown))
 
