@@ -13,7 +13,7 @@ from dpc_jupyter.node.access import Access
 from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, let_in
 
 app = typer.Typer(no_args_is_help=True, help="Who may use this machine's models.")
-Who = Annotated[str, typer.Argument(help="A node id, a name in the access file, or the name of one that asked.")]
+Who = Annotated[str, typer.Argument(help="A node id, or a name in the access file.")]
 Model = Annotated[str | None, typer.Argument(help="This model alone.")]
 
 

@@ -30,7 +30,7 @@ class AccessMagics(Magics):
     @one_line
     @magic_arguments()
     @argument("action", nargs="?", choices=ACTIONS, default="show")
-    @argument("who", nargs="?", help="a node id, a name in the access file, or the name of one that asked")
+    @argument("who", nargs="?", help="a node id, or a name in the access file")
     @argument("what", nargs="?", metavar="model", help="for deny and explain: this model alone")
     @argument("--model", action="append", help="for allow: only this model, * at the end for a family; may be repeated")
     @argument("--name", help="for allow: what to call the node here")

@@ -17,7 +17,6 @@ QUIET_S = 0.25
 _RENDER_SHARE = 4
 # Inline, because a stylesheet would not outlive the kernel in a saved notebook; both themes by their own text colour.
 _QUIET_STYLE = "font-size:12px;opacity:.75;padding-left:7px"
-_CODE_STYLE = "padding:6px 10px;border-radius:3px;background:var(--jp-layout-color2,rgba(128,128,128,.12))"
 _FOOT_STYLE = (
     "font-size:11px;opacity:.7;margin:8px 0 2px;padding-left:8px;"
     "border-left:2px solid var(--jp-border-color1,currentColor)"
@@ -52,10 +51,7 @@ def bundle(text: str, foot: str = "", thinking: str = "", *, raw: bool = False) 
         f"{text_to_html(thoughts)}</pre></details>"
         if thoughts
         else "",
-        # A tag of the model's own is escaped, so these are the renderer's. Lab's own code colour would stripe the box.
-        to_html(shown)
-        .replace("<pre><code", '<pre><code style="background:none;padding:0"')
-        .replace("<pre>", f'<pre style="{_CODE_STYLE}">'),
+        to_html(shown),
         f'<div style="{_FOOT_STYLE}">{text_to_html(foot)}</div>' if foot else "",
     ]
     lines = [part for part in (shown.rstrip(), foot) if part]

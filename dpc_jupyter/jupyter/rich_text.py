@@ -26,7 +26,13 @@ _TAGS = {
     *("p", "br", "hr", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "span"),
     *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),
 }
-_ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}, "code": {"class"}}
+_ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}, "code": {"class", "style"}, "pre": {"style"}}
+# Ours, put in before the sanitizer, which lets these very words pass and no others: nothing is edited behind it.
+_STYLES = {
+    "pre": "padding:6px 10px;border-radius:3px;background:var(--jp-layout-color2,rgba(128,128,128,.12))",
+    "code": "background:none;padding:0",  # Lab's own code colour would stripe the box
+}
+_STYLED_BLOCK = f'<pre style="{_STYLES["pre"]}"><code style="{_STYLES["code"]}"'
 _LANGUAGE = re.compile(r"language-[\w+#.-]{1,32}")
 _INLINE_MATH = re.compile(r"\$(?![\s$])[^$\n]*?(?<![\s\\])\$(?!\d)")
 _MATH_ENDS = {"$$": "$$", r"\[": r"\]", r"\(": r"\)"}
@@ -49,7 +55,7 @@ def to_html(markdown: str) -> str:
     """
     if len(markdown) > RICH_LIMIT_CHARS or markdown.count("|") > _CELLS_LIMIT:
         return f"<pre>{text_to_html(markdown)}</pre>"
-    return _cleaner().clean(_markdown().render(markdown))
+    return _cleaner().clean(_markdown().render(markdown).replace("<pre><code", _STYLED_BLOCK))
 
 
 def text_to_html(text: str) -> str:
@@ -71,6 +77,8 @@ def _cleaner() -> nh3.Cleaner:
 
 
 def _attribute(tag: str, name: str, value: str) -> str | None:
+    if name == "style":
+        return value if value == _STYLES.get(tag) else None
     return value if (tag, name) != ("code", "class") or _LANGUAGE.fullmatch(value) else None
 
 

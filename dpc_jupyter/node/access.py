@@ -52,19 +52,18 @@ class Access:
         Parameters
         ----------
         who : str
-            A node id, a name in the access file, or the name of a node that asked and was refused.
+            A node id, or a name in the access file.
         models : tuple of str
             Only these, ``*`` at the end for a family; empty for all that ``compute.allowed_models`` allows.
         expires : str, optional
             A date, a UTC time, or a span like ``7d`` or ``12h`` from now.
         """
         node_id = self.node_id_of(who)
-        given = name or (None if who == node_id or self.rules.name_of(node_id) != node_id else label(who))
-        if given and self.rules.node_by_name(given) not in (None, node_id):
-            raise ConfigError(f"{label(given)!r} is what another node is called here: choose another name.")
+        if name and self.rules.node_by_name(name) not in (None, node_id):
+            raise ConfigError(f"{label(name)!r} is what another node is called here: choose another name.")
         until = _moment(expires)
         self.rules = self._home.edit_access(
-            lambda document: firewall.allow(document, node_id, name=given, models=models, group=group, expires=until)
+            lambda document: firewall.allow(document, node_id, name=name, models=models, group=group, expires=until)
         )
         self._home.clear_pending(node_id)
         return node_id
@@ -89,17 +88,16 @@ class Access:
         Raises
         ------
         ConfigError
-            Nobody, or more than one that asked, is called so.
+            Nobody is called so here; or it is only what a refused node calls itself.
         """
         if is_node_id(who):
             return who
         if (known := self.rules.node_by_name(who)) is not None:
             return known
         asked = [node_id for node_id, entry in self.pending().items() if entry.get("name") == who]
-        if len(asked) == 1:
-            return asked[0]
         if asked:
-            raise ConfigError(f"{' and '.join(asked)} both call themselves {label(who)!r}: use the node id.")
+            # What a node calls itself is anybody's choice: it must not decide whom the owner lets in.
+            raise ConfigError(f"{label(who)!r} is what {' and '.join(asked)} calls itself: say which by the node id.")
         raise ConfigError(
             f"No node is called {label(who)!r} here: use its node id, which its owner sees in %dpc_status."
         )

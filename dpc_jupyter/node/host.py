@@ -310,6 +310,7 @@ class Host:
         if serving.state not in ("resolving", "refused"):
             self._tell_positions()
         serving.end()
+        serving.task = None  # its exception's traceback holds the frame that holds this: a cycle, with the prompt in it
         if not peer.closed:
             self._respond(serving, error)
         if serving.started_at is not None or self._may_note(peer.node_id):

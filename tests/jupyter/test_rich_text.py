@@ -11,7 +11,7 @@ from dpc_jupyter.jupyter import rich_text
 from dpc_jupyter.jupyter.display import bundle, interval_s
 from dpc_jupyter.jupyter.rich_text import RICH_LIMIT_CHARS, to_html
 
-ALLOWED = {"a": {"href", "title", "target", "rel"}, "ol": {"start"}, "code": {"class"}}
+ALLOWED = {"a": {"href", "title", "target", "rel"}, "ol": {"start"}, "code": {"class", "style"}, "pre": {"style"}}
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "<script>alert(1)</script>",
@@ -58,6 +58,7 @@ def assert_harmless(html: str) -> None:
     for tag, attributes in tags_of(html):
         assert tag in rich_text._TAGS, html
         assert set(attributes) <= ALLOWED.get(tag, set()), html
+        assert attributes.get("style") in (None, rich_text._STYLES.get(tag)), html
         if tag == "a" and "href" in attributes:
             assert attributes["href"].lower().startswith(("http://", "https://", "mailto:")), html
             assert attributes["rel"] == "noopener noreferrer" and attributes["target"] == "_blank"
@@ -87,7 +88,7 @@ def test_markdown_looks_like_markdown() -> None:
     )
     for part in (
         *("<h1>A</h1>", "<strong>b</strong>", "<em>c</em>", "<code>d&lt;e&gt;</code>", "<s>f</s>", '<ol start="3">'),
-        *("<blockquote>", "<td>2</td>", '<code class="language-python">k = 1', 'href="https://ok.example"'),
+        *("<blockquote>", "<td>2</td>", 'class="language-python">k = 1', 'href="https://ok.example"'),
     ):
         assert part in html
 
@@ -133,3 +134,9 @@ def test_a_bundle_is_never_markdown_and_its_own_parts_are_escaped() -> None:
 
 def test_longer_texts_are_drawn_less_often() -> None:
     assert [interval_s(chars) for chars in (0, 5_000, 60_000)] == [0.05, 0.05, 0.6]
+
+
+def test_nothing_of_an_answer_is_edited_behind_the_sanitizer() -> None:
+    hostile = '[x](http://a "<pre><code><img src=x onerror=alert(1)>")'
+    assert_harmless(to_html(hostile))
+    assert bundle(hostile)["text/html"].count(to_html(hostile)) == 1

@@ -45,7 +45,7 @@ async def test_a_stranger_sees_no_models_and_nothing_of_the_host(stranger: Pair)
     assert not stranger.asker.status().serving
 
 
-async def test_a_stranger_is_kept_for_the_owner_who_may_grant_it_by_its_name(
+async def test_a_stranger_is_kept_for_the_owner_who_may_grant_it_by_its_id_alone(
     stranger: Pair, events_of: Callable[[CoreService], list[NodeEvent]]
 ) -> None:
     events = events_of(stranger.host)
@@ -55,7 +55,9 @@ async def test_a_stranger_is_kept_for_the_owner_who_may_grant_it_by_its_name(
     assert stranger.host.access.pending()[stranger.asker_id]["name"] == "bob"
     assert [event.kind for event in events] == ["access_requested"]
     stranger.host.access.set_sharing(True)
-    assert stranger.host.access.allow("bob") == stranger.asker_id
+    with pytest.raises(ConfigError, match=f"is what {stranger.asker_id} calls itself"):
+        stranger.host.access.allow("bob")
+    assert stranger.host.access.allow(stranger.asker_id, name="bob") == stranger.asker_id
     assert stranger.host.access.pending() == {}
     await until(lambda: stranger.asker.peers()[0].models)
     assert (await stranger.ask().complete()).text == PIECE * 4
