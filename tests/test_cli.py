@@ -17,6 +17,7 @@ from running_host import COMMAND, FORBIDDEN, RunningHost, let_in, serving, weigh
 
 from dpc_jupyter import firewall
 from dpc_jupyter.backends.registry import Registry
+from dpc_jupyter.cli.main import _cell
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.thread import BackgroundNode
 
@@ -237,3 +238,10 @@ def test_help_lists_every_command(cli: Cli) -> None:
     shown = cli("--help").stdout
     for command in ("demo", "serve", "ask", "peers", "models", "usage", "firewall", "doctor", "id"):
         assert re.search(rf"\b{command}\b", shown)
+
+
+def test_text_of_a_peer_in_a_csv_is_no_command_and_no_formula() -> None:
+    assert [_cell(text) for text in ("\x1b]0;owned\x07m", "=cmd|calc", "-1", "llama3:8b")] == [
+        *("m", "'=cmd|calc", "'-1", "llama3:8b"),
+    ]
+    assert _cell(12) == 12

@@ -340,3 +340,11 @@ async def test_half_a_surrogate_pair_is_the_askers_mistake(closing: list[Backend
     closing.append(backend := OpenAICompatible("lab", "http://127.0.0.1:1"))
     with pytest.raises(InvalidRequest, match="not valid Unicode"):
         await whole(backend.stream(Generation("m", (ChatMessage("user", "\ud800"),), generation().options)))
+
+
+async def test_a_password_in_the_url_is_in_no_sentence() -> None:
+    backend = OpenAICompatible("lab", "http://user:hunter2@127.0.0.1:9/v1")
+    with pytest.raises(BackendError) as failed:
+        await backend.models()
+    assert "lab at http://127.0.0.1:9/v1" in failed.value.sentence and "hunter2" not in failed.value.sentence
+    await backend.close()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
-from dpc_jupyter.errors import BackendError, InvalidRequest, ModelNotFound, Revoked
+from dpc_jupyter.errors import BackendError, InferenceError, InvalidRequest, ModelNotFound, Revoked
 from dpc_jupyter.node import answer as answer_module
 from dpc_jupyter.node import host as host_module
 from dpc_jupyter.node.peer import Peer
-from dpc_jupyter.node.serving import OUTBOX_CHARS
+from dpc_jupyter.node.serving import OUTBOX_CHARS, Serving
 from dpc_jupyter.protocol.messages import RemoteInferenceCancel, RemoteInferenceChunk, RemoteInferenceRequest
 from node.conftest import MakePair, Pair
 from node.stub import PIECE, StubEngine
@@ -209,3 +210,24 @@ async def test_an_engine_that_swallows_the_stop_does_not_make_a_success_of_it(al
     allowed.host.access.deny("bob")
     with pytest.raises(Revoked):
         await stream.complete()
+
+
+async def test_an_engine_that_is_down_is_not_taken_for_a_refusal(allowed: Pair) -> None:
+    allowed.engine.list_error = BackendError("down")
+    allowed.host._registry._fresh_s = -1
+    with pytest.raises(BackendError, match="at this host failed or is down"):
+        await allowed.ask().complete()
+
+
+async def test_a_request_that_has_ended_leaves_memory_at_once(allowed: Pair) -> None:
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(5):
+            with pytest.raises(InferenceError):
+                await allowed.ask(model="none-such").complete()
+        await until(lambda: not allowed.host.status().serving)
+        await asyncio.sleep(0.05)
+        assert sum(isinstance(each, Serving) for each in gc.get_objects()) <= 1
+    finally:
+        gc.enable()
