@@ -18,7 +18,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
-from dpc_jupyter.errors import ConfigError
+from dpc_jupyter.errors import AccessDenied, Busy, ConfigError, InvalidRequest, ModelNotFound
 
 FLUSH_EVERY_S = 0.2  # what a kill -9 may lose
 RETRY_EVERY_S = 1.0
@@ -69,12 +69,21 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Sums for one role, peer and model; `total_s` is the time that its requests took together."""
+    """Sums for one role, peer and model.
+
+    Attributes
+    ----------
+    requests, refused : int
+        Those that were taken, and those that were refused: not allowed, no such model, malformed, or over a limit.
+    total_s : float
+        The time that `requests` took together.
+    """
 
     role: str
     peer: str
     model: str
     requests: int
+    refused: int
     prompt_tokens: int
     response_tokens: int
     total_s: float
@@ -96,11 +105,14 @@ _TOKENS_OF_OTHERS = """
 SELECT CAST(TOTAL(prompt_tokens) + TOTAL(response_tokens) AS INTEGER) FROM requests
 WHERE role = 'host' AND peer = ? AND started_at >= ? AND started_at < ? AND writer <> ?
 """
+_REFUSED = f"outcome IN ({', '.join(repr(kind.code) for kind in (AccessDenied, Busy, InvalidRequest, ModelNotFound))})"
 # TOTAL never overflows: an asker's counts are whatever the host said.
-_USAGE = """
-SELECT role, peer, model, COUNT(*), CAST(TOTAL(prompt_tokens) AS INTEGER), CAST(TOTAL(response_tokens) AS INTEGER),
-    TOTAL(total_s) FROM requests WHERE started_at >= ? GROUP BY role, peer, model ORDER BY role, peer, model
-"""
+_USAGE = f"""
+SELECT role, peer, model, COUNT(*) FILTER (WHERE NOT {_REFUSED}), COUNT(*) FILTER (WHERE {_REFUSED}),
+    CAST(TOTAL(prompt_tokens) AS INTEGER), CAST(TOTAL(response_tokens) AS INTEGER),
+    TOTAL(total_s) FILTER (WHERE NOT {_REFUSED})
+FROM requests WHERE started_at >= ? GROUP BY role, peer, model ORDER BY role, peer, model
+"""  # noqa: S608
 _ROWS = f"SELECT {_COLUMNS} FROM requests WHERE started_at >= ? ORDER BY started_at, rowid"  # noqa: S608
 
 
@@ -131,7 +143,12 @@ class Ledger:
         self._attempts = 0
         self._own: dict[int, dict[str, int]] = {}  # day -> peer -> tokens
         self._others: dict[str, tuple[float, int, int]] = {}
+        self._watchers: list[Callable[[Entry], None]] = []
         self._write([])
+
+    def watch(self, watcher: Callable[[Entry], None]) -> None:
+        """Call `watcher` with every request that is noted from now on, on the thread that notes it."""
+        self._watchers.append(watcher)
 
     def record(self, entry: Entry) -> None:
         """Note a request; costs microseconds and never fails."""
@@ -145,6 +162,9 @@ class Ledger:
                 self._thread.start()
             elif len(self._buffer) == 1:
                 self._changed.notify_all()
+        for watcher in self._watchers:
+            with suppress(Exception):  # noting a request never fails
+                watcher(entry)
 
     def tokens_today(self, peer: str, now: float) -> int:
         """Tokens that this machine spent on `peer` in the UTC day of `now`, in unix seconds.

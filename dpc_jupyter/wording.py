@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dpc_jupyter.errors import InvalidRequest
+from dpc_jupyter.errors import AccessDenied, DpcError, InvalidRequest, ModelNotFound
 from dpc_jupyter.firewall import Rules
+from dpc_jupyter.ledger import Entry, Usage
 from dpc_jupyter.node.answer import Answer
-from dpc_jupyter.protocol.messages import ProviderInfo, RemoteInferenceStatus
+from dpc_jupyter.protocol.messages import Options, ProviderInfo, RemoteInferenceStatus
 from dpc_jupyter.sanitize import is_word, label
 
 # One frame holds 1 MiB, and base64 makes four characters of three bytes.
 IMAGE_LIMIT_BYTES = 700_000
+# Whole addresses fit: a host name has up to 253 letters.
+_CELL_CHARS = 400
+_NAMES_SHOWN = 8
 _IMAGE_STARTS = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
 
@@ -78,10 +84,90 @@ def model_row(model: ProviderInfo) -> tuple[str, str, str, str, str]:
 MODEL_HEAD = ("Model", "Provider", "Context", "Vision", "Loaded")
 
 
+def columns(head: Sequence[str], rows: Iterable[Sequence[object]]) -> tuple[list[list[str]], list[str]]:
+    """A table's cells, each made one safe line, and its lines as text, the head first.
+
+    A line is as long as it must be: what is cut or folded to fit a window, such as a node id, cannot be copied.
+    """
+    cells = [[label(str(value), _CELL_CHARS) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
+    lines = ["  ".join(value.ljust(width) for value, width in zip(row, widths, strict=True)) for row in [head, *cells]]
+    return cells, [line.rstrip() for line in lines]
+
+
+def usage_rows(sums: Iterable[Usage], name_of: Callable[[str], str]) -> list[tuple[str, ...]]:
+    """Who used what: a refused request of no named model was for any."""
+    return [
+        (
+            "served" if each.role == "host" else "asked",
+            "this machine" if each.peer == "local" else name_of(each.peer),
+            each.model or "any",
+            f"{each.requests:,}",
+            f"{each.refused:,}",
+            f"{each.prompt_tokens:,}",
+            f"{each.response_tokens:,}",
+            f"{each.total_s:.0f} s",
+        )
+        for each in sums
+    ]
+
+
+USAGE_HEAD = ("", "Peer", "Model", "Requests", "Refused", "Prompt tokens", "Answer tokens", "Time")
+
+
+def request_line(entry: Entry, who: str) -> str:
+    """A request that ended, for the host's owner: ``dave · llama3.1:8b · 252 tokens · 3.4 s · ok``."""
+    took = "" if entry.total_s is None else duration(entry.total_s)
+    parts = (label(who), label(entry.model, 128) or "any model", f"{entry.tokens:,} tokens", took, entry.outcome)
+    return " · ".join(part for part in parts if part)
+
+
+def sampling(**typed: float | None) -> dict[str, float]:
+    """The options of a request that a user typed.
+
+    Raises
+    ------
+    InvalidRequest
+        A host would clamp a value; the sentence names the range.
+    """
+    given = {name: value for name, value in typed.items() if value is not None}
+    for name, value in given.items():
+        low, high = (getattr(Options(**{name: bound}).clamped(), name) for bound in (-math.inf, math.inf))  # type: ignore[arg-type]
+        if not low <= value <= high:
+            raise InvalidRequest(f"--{name.replace('_', '-')} goes from {low} to {high}: {value} is out of range.")
+    return given
+
+
+def with_models(error: DpcError, answer: Answer, models: Sequence[ProviderInfo]) -> DpcError:
+    """The error of a model that is unknown or not allowed, with those that the host lets us use.
+
+    Parameters
+    ----------
+    answer : Answer
+        What came: nothing, but it says who was asked for what.
+    models : sequence of ProviderInfo
+        As the host told.
+    """
+    names = list(dict.fromkeys(map(model_name, models)))
+    # Not the children of AccessDenied: what was withdrawn while it ran is no mistake of the asker's.
+    if not (names and answer.model and type(error) in (ModelNotFound, AccessDenied)) or answer.model in names:
+        return error
+    unknown, here = isinstance(error, ModelNotFound), answer.host == "local"
+    near = get_close_matches(answer.model, names, 1) if unknown else []
+    if here and not near:  # the sentence names the fix already; a host's names only its owner's
+        return error
+    sentence = str(error).rstrip(".")
+    if unknown and not here:
+        sentence = f"Model '{label(answer.model, 128)}' not found at {label(answer.host_name)}"
+    hint = f"Did you mean {near[0]}?" if near else offered(label(answer.host_name), models, "")
+    return type(error)(f"{sentence}. {hint}")
+
+
 def offered(host_name: str, models: Sequence[ProviderInfo], own_node_id: str) -> str:
     """What a host lets us use, or what to do when that is nothing."""
-    if models:
-        return f"{host_name} lets you use: {', '.join(dict.fromkeys(map(model_name, models)))}."
+    if names := list(dict.fromkeys(map(model_name, models))):
+        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+        return f"{host_name} lets you use: {', '.join(names[:_NAMES_SHOWN])}{more}."
     return f"{host_name} has not let you in yet. Send its owner your node id: {own_node_id}"
 
 
@@ -128,11 +214,23 @@ def let_in(document: Mapping[str, Any], rules: Rules) -> list[tuple[str, str, st
     return rows
 
 
-def allowed(document: Mapping[str, Any], rules: Rules, node_id: str) -> str:
-    """What holds for a node after an edit: ``dave may use llama3.1:8b, until 2027-01-31.``."""
+def allowed(document: Mapping[str, Any], rules: Rules, node_id: str, named: Sequence[str] = ()) -> str:
+    """What holds for a node after an edit: ``dave may use llama3.1:8b, until 2027-01-31.``.
+
+    Parameters
+    ----------
+    named : sequence of str
+        The models that the edit named; if the node holds others too, the sentence says why and how to take them.
+    """
     for name, listed, models, until in let_in(document, rules):
         if listed == node_id:
-            return f"{name or node_id} may use {'all models' if models == 'all' else models}, until {until}."
+            who = name or node_id
+            sentence = f"{who} may use {'all models' if models == 'all' else models}, until {until}."
+            held = document.get("nodes", {}).get(node_id, {}).get("allowed_models", [])
+            if not named or set(held) <= set(named):
+                return sentence
+            word = who if is_word(who) else node_id
+            return f"{sentence} Models are added to those that it had; %dpc_firewall deny {word} MODEL takes one away."
     return f"{node_id} is not let in."
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 import signal
@@ -106,13 +107,49 @@ def test_ask_streams_a_remote_answer_and_says_where_it_came_from(cli: Cli, host:
     rows = list(csv.DictReader(io.StringIO(cli("usage", "--csv").stdout)))
     assert [(row["role"], row["peer"], row["outcome"]) for row in rows] == [("asker", host.node_id, "ok")] * 2
     refused = cli("ask", "-H", host.uri, "-m", FORBIDDEN, "May I?")
-    assert one_red_line(refused) == f"Access denied: You are not authorized to request inference for model {FORBIDDEN}"
+    assert one_red_line(refused) == (
+        f"Access denied: You are not authorized to request inference for model {FORBIDDEN}. "
+        "test-host lets you use: smollm2:135m."
+    )
+    lines = [re.split(r"  +", line) for line in cli("usage").stdout.splitlines()]
+    assert [line[:5] for line in lines[1:]] == [
+        ["asked", "test-host", "smollm2:135m", "2", "0"],
+        ["asked", "test-host", FORBIDDEN, "0", "1"],
+    ]
 
 
 def test_ask_without_a_host_asks_this_machine(cli: Cli, home: Home) -> None:
     write_providers(home)
     done = cli("ask", "--max-tokens", "5", "Say hello.")
     assert done.returncode == 0 and "this machine · smollm2:135m" in done.stdout
+
+
+def test_a_model_that_is_not_there_is_answered_with_those_that_are(cli: Cli, home: Home) -> None:
+    write_providers(home)
+    assert one_red_line(cli("ask", "-m", "smollm:135m", "Hello")) == (
+        "Model 'smollm:135m' not found. dpc-jupyter models list shows what embedded has. Did you mean smollm2:135m?"
+    )
+
+
+def test_an_option_out_of_its_range_is_refused_before_anybody_is_asked(cli: Cli, home: Home) -> None:
+    unreachable = f"dpc://127.0.0.1:1?node_id={DAVE}"
+    for option, value, fix in (("-t", "9", "from 0 to 2:"), ("--max-tokens", "-5", "from 1 to 32768:")):
+        assert fix in one_red_line(cli("ask", "-H", unreachable, option, value, "Hello"))
+    assert not home.path.exists()
+
+
+def test_the_version_is_told(cli: Cli) -> None:
+    assert re.fullmatch(r"dpc-jupyter \d+\.\d+\.\d+\n", cli("--version").stdout)
+
+
+def test_a_table_is_copyable_whatever_the_width(cli: Cli, environment: dict[str, str], home: Home) -> None:
+    environment["COLUMNS"] = "40"
+    cli("firewall", "allow", DAVE, "--name", "dave", "--model", "a-model-with-a-long-name")
+    (line,) = [line for line in cli("firewall", "show").stdout.splitlines() if line.startswith("dave")]
+    assert line.split() == ["dave", DAVE, "a-model-with-a-long-name", "no", "end"]
+    uri = f"dpc://a-host-of-somebody.example.org:8889?node_id={DAVE}"
+    home.edit_peers(lambda _: {DAVE: {"name": "dave", "uri": uri, "last_seen": 0}})
+    assert f" {uri} " in cli("peers").stdout
 
 
 def test_failures_name_a_fix_that_is_a_command(cli: Cli, home: Home) -> None:
@@ -170,10 +207,33 @@ def test_serve_tells_of_a_stranger_with_the_command_that_lets_it_in(cli: Cli, ho
         )
         stranger = home.load_identity().node_id
         command = f"dpc-jupyter firewall allow {stranger}"
-        until_in_thread(lambda: command in host.log.read_text())
+        until_in_thread(lambda: f"{command} --name" in host.log.read_text())
+        assert "--model smollm2:135m" in host.log.read_text()
+        time.sleep(1.1)  # a stranger may ask once a second
+        one_red_line(cli("ask", "-H", host.uri, "-m", "smollm2:135m", "Hello"))
+        assert host.log.read_text().count(command) == 1
         assert "Hello" not in host.log.read_text()
         listed = cli("--home", str(owner.path), "firewall", "pending")
         assert f"{command} --name" in listed.stdout and "--model smollm2:135m" in listed.stdout
+
+
+def test_serve_tells_of_each_request_in_one_line_without_its_prompt(cli: Cli, home: Home, tmp_path: Path) -> None:
+    owner = Home(tmp_path / "owner")
+    write_providers(owner)
+    let_in(owner, home.load_identity().node_id, name="dave")
+    with serving(owner) as host:
+        assert cli("ask", "-H", host.uri, "--max-tokens", "5", "A canary, please.").returncode == 0
+        one_red_line(cli("ask", "-H", host.uri, "-m", FORBIDDEN, "A canary, please."))
+        until_in_thread(lambda: "denied" in host.log.read_text())
+        said = host.log.read_text()
+    assert re.search(r"^\d\d:\d\d:\d\d dave · smollm2:135m · \d+ tokens · [\d.]+ s · ok$", said, re.MULTILINE)
+    assert re.search(rf"dave · {FORBIDDEN} · 0 tokens · [\d.]+ s · denied$", said, re.MULTILINE)
+    assert "canary" not in said
+    shown = cli("--home", str(owner.path), "usage").stdout.splitlines()
+    assert [line.split()[:5] for line in shown[1:]] == [
+        ["served", "dave", "smollm2:135m", "1", "0"],
+        ["served", "dave", FORBIDDEN, "0", "1"],
+    ]
 
 
 def test_firewall_round_trip(cli: Cli) -> None:
@@ -182,6 +242,10 @@ def test_firewall_round_trip(cli: Cli) -> None:
     allowed = cli("firewall", "allow", DAVE, "--name", "dave", "--model", "a*", "--expires", "7d")
     assert "\nyes: line " in allowed.stdout and allowed.stdout.startswith("dave may use a*, until ")
     assert "dave" in cli("firewall", "show").stdout and "a*" in cli("firewall", "show").stdout
+    added = cli("firewall", "allow", "dave", "--model", "b").stdout
+    assert "dave may use a*, b, until " in added and "dpc-jupyter firewall deny dave MODEL takes one away." in added
+    assert "added to those" in " ".join(re.findall(r"\w+", cli("firewall", "allow", "--help").stdout))
+    cli("firewall", "deny", "dave", "b")
     assert cli("firewall", "explain", "dave", "abc").stdout.startswith("yes: ")
     assert "allowed_models of dave: a*" in cli("firewall", "explain", "dave", "xyz").stdout
     assert cli("firewall", "deny", "dave").stdout.startswith("no: ")
@@ -199,6 +263,9 @@ def test_an_invalid_access_file_is_named_with_its_line(cli: Cli, home: Home) -> 
 
 
 def test_models_list_and_pull(cli: Cli, home: Home) -> None:
+    unfetched = cli("models", "list")
+    assert "smollm2:135m" in unfetched.stdout and unfetched.returncode == 0
+    assert "the first question fetches it (93 MB). Fetch it now: dpc-jupyter models pull" in unfetched.stderr
     no_model(home)
     missing = cli("models", "list")
     assert missing.returncode == 1 and "dpc-jupyter models pull" in missing.stderr
@@ -214,6 +281,7 @@ def test_doctor_finds_each_fault_and_says_its_fix(cli: Cli, home: Home) -> None:
     fresh = cli("doctor")
     assert fresh.returncode == 0
     assert re.search(r"warn\s+identity.*`dpc-jupyter id`", fresh.stdout)
+    assert re.search(r"warn\s+model .*\(embedded\) is not here yet.*\(93 MB\).*dpc-jupyter models pull", fresh.stdout)
     assert not home.path.exists()
     no_model(home)
     assert re.search(r"fail\s+engine.*dpc-jupyter models pull", cli("doctor").stdout)
@@ -232,6 +300,19 @@ def test_doctor_finds_each_fault_and_says_its_fix(cli: Cli, home: Home) -> None:
     (home.path / "node.id").write_text("dpc-node-" + "0" * 32)
     damaged = cli("doctor")
     assert damaged.returncode == 1 and re.search(r"fail\s+identity", damaged.stdout)
+
+
+def test_doctor_finds_a_node_id_that_nobody_can_have(cli: Cli, home: Home) -> None:
+    cli("firewall", "on")
+    cli("firewall", "allow", DAVE)
+    document = json.loads((home.path / ".dpc_access.json").read_text())
+    document["compute"]["allow_groups"] = ["friends"]
+    document |= {"node_groups": {"friends": ["dpc-node-51d3..."]}, "nodes": {"dpc-node-9c11...": {}, "_note": "mine"}}
+    (home.path / ".dpc_access.json").write_text(json.dumps(document))
+    found = re.findall(
+        r"warn +access +(\S+) can never be anybody: .*32 hex digits.*dpc-jupyter id", cli("doctor").stdout
+    )
+    assert found == ["dpc-node-51d3...", "dpc-node-9c11..."]
 
 
 def test_help_lists_every_command(cli: Cli) -> None:

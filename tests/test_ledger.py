@@ -70,12 +70,28 @@ def test_usage_sums_by_role_peer_and_model(ledger: Ledger) -> None:
     for each in (entry(), entry(response_tokens=None), entry(model="qwen3"), entry(role="asker"), entry(peer=BOB)):
         ledger.record(each)
     assert ledger.usage() == [
-        Usage("asker", ANNA, "llama3", 1, 3, 4, 2.0),
-        Usage("host", ANNA, "llama3", 2, 6, 4, 4.0),
-        Usage("host", ANNA, "qwen3", 1, 3, 4, 2.0),
-        Usage("host", BOB, "llama3", 1, 3, 4, 2.0),
+        Usage("asker", ANNA, "llama3", 1, 0, 3, 4, 2.0),
+        Usage("host", ANNA, "llama3", 2, 0, 6, 4, 4.0),
+        Usage("host", ANNA, "qwen3", 1, 0, 3, 4, 2.0),
+        Usage("host", BOB, "llama3", 1, 0, 3, 4, 2.0),
     ]
     assert ledger.usage(since=DAY + 61) == []
+
+
+def test_refused_requests_are_counted_apart(ledger: Ledger) -> None:
+    for outcome in ("denied", "busy", "not_found", "invalid"):
+        ledger.record(entry(outcome=outcome, prompt_tokens=None, response_tokens=None))
+    for outcome in ("ok", "cancelled", "revoked", "backend"):
+        ledger.record(entry(outcome=outcome))
+    assert ledger.usage() == [Usage("host", ANNA, "llama3", 4, 4, 12, 16, 8.0)]
+
+
+def test_a_watcher_hears_of_each_entry_and_its_fault_is_its_own(ledger: Ledger) -> None:
+    heard: list[Entry] = []
+    ledger.watch(lambda _: 1 / 0)  # type: ignore[arg-type]
+    ledger.watch(heard.append)
+    ledger.record(entry())
+    assert heard == ledger.rows() == [entry()]
 
 
 def test_the_file_and_its_journal_are_private_from_the_start_whatever_the_umask(

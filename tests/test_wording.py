@@ -2,10 +2,27 @@ from __future__ import annotations
 
 import pytest
 
-from dpc_jupyter.firewall import Rules, dumps
+from dpc_jupyter.errors import AccessDenied, DpcError, InvalidRequest, ModelNotFound, Revoked
+from dpc_jupyter.firewall import Rules, allow, dumps
+from dpc_jupyter.ledger import Entry
 from dpc_jupyter.node.answer import Answer, AnswerTimings, Usage
-from dpc_jupyter.protocol.messages import RemoteInferenceStatus
-from dpc_jupyter.wording import ago, allow_command, asked_for, duration, let_in, ordinal, provenance, waiting
+from dpc_jupyter.protocol.messages import ProviderInfo, RemoteInferenceStatus
+from dpc_jupyter.wording import (
+    ago,
+    allow_command,
+    allowed,
+    asked_for,
+    columns,
+    duration,
+    let_in,
+    offered,
+    ordinal,
+    provenance,
+    request_line,
+    sampling,
+    waiting,
+    with_models,
+)
 
 ANNA, BOB, CAROL = (f"dpc-node-{digit * 32}" for digit in "abc")
 
@@ -16,6 +33,8 @@ def test_a_request_in_line_says_its_place() -> None:
     assert waiting(status, "anna", None, 7) == "2nd in line at anna · about 40 s · 7 s so far"
     assert waiting(RemoteInferenceStatus("r", "loading"), "anna", "llama3-70b", 0) == "loading llama3-70b at anna"
     assert waiting(None, "an\x1b[31mna\n", None, 0) == "asking anna"
+    fetching = RemoteInferenceStatus("r", "loading", note="fetching it: 12 of 93 MB")
+    assert waiting(fetching, "anna", "m", 0) == "loading m at anna · fetching it: 12 of 93 MB"
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 11, 12, 13, 21, 102, 111])
@@ -63,3 +82,98 @@ def test_everybody_who_is_listed_is_shown_with_what_holds_for_them() -> None:
         ("", BOB, "m*", "no end"),
         ("", CAROL, "x", "no end"),
     ]
+
+
+def test_a_line_of_a_table_is_as_long_as_it_must_be_and_safe() -> None:
+    address = f"dpc://{'h' * 250}:8889?node_id={ANNA}"
+    cells, lines = columns(("Peer", "Address"), [("an\x1b[31mna\n", address), ("bob", "")])
+    assert lines == ["Peer  Address", f"anna  {address}", "bob"]
+    assert cells == [["anna", address], ["bob", ""]]
+
+
+def test_a_request_that_ended_is_one_line_without_what_was_asked() -> None:
+    entry = Entry("r", "host", ANNA, "llama3.1:8b", "ollama", 0.0, total_s=3.42, prompt_tokens=40, response_tokens=1212)
+    assert request_line(entry, "dave") == "dave · llama3.1:8b · 1,252 tokens · 3.4 s · ok"
+    refused = Entry("r", "host", ANNA, "", "", 0.0, total_s=0.0, outcome="denied")
+    assert request_line(refused, "da\nve") == "da ve · any model · 0 tokens · 0.00 s · denied"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ({"temperature": 9.0}, "--temperature goes from 0 to 2: 9.0 is out of range."),
+        ({"temperature": float("nan")}, "--temperature goes from 0 to 2: nan is out of range."),
+        ({"max_tokens": -5}, "--max-tokens goes from 1 to 32768: -5 is out of range."),
+        ({"max_tokens": 32_769}, "--max-tokens goes from 1 to 32768: 32769 is out of range."),
+        ({"seed": -1}, "--seed goes from 0 to 2147483647: -1 is out of range."),
+    ],
+)
+def test_an_option_that_a_host_would_clamp_is_refused_with_its_range(typed: dict[str, float], sentence: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        sampling(**typed)
+    assert str(refused.value) == sentence
+
+
+def test_options_in_their_range_are_taken_as_typed() -> None:
+    assert sampling(temperature=2, max_tokens=1, seed=None) == {"temperature": 2, "max_tokens": 1}
+
+
+def asked(model: str, host: str = ANNA, name: str = "anna") -> Answer:
+    return Answer("", host, name, "r", model)
+
+
+@pytest.mark.parametrize(
+    ("error", "answer", "sentence"),
+    [
+        (
+            ModelNotFound("Model 'lama3' not found. Get it with `ollama pull lama3` on the host."),
+            asked("lama3"),
+            "Model 'lama3' not found at anna. Did you mean llama3?",
+        ),
+        (
+            ModelNotFound("Model 'gpt-9' not found. %dpc_models shows what embedded has."),
+            asked("gpt-9"),
+            "Model 'gpt-9' not found at anna. anna lets you use: llama3, qwen3.",
+        ),
+        (
+            ModelNotFound("Model 'lama3' not found. Get it with `ollama pull lama3` on the host."),
+            asked("lama3", "local", "this machine"),
+            "Model 'lama3' not found. Get it with `ollama pull lama3` on the host. Did you mean llama3?",
+        ),
+        (
+            AccessDenied("Access denied: no inference for model llama3-70b"),
+            asked("llama3-70b"),
+            "Access denied: no inference for model llama3-70b. anna lets you use: llama3, qwen3.",
+        ),
+    ],
+)
+def test_an_unknown_model_is_answered_with_those_that_the_host_has(
+    error: DpcError, answer: Answer, sentence: str
+) -> None:
+    better = with_models(error, answer, [ProviderInfo("a", "llama3"), ProviderInfo("a", "qwen3")])
+    assert type(better) is type(error) and str(better) == sentence
+
+
+def test_other_errors_and_hosts_that_offer_nothing_are_left_alone() -> None:
+    unknown = ModelNotFound("Model 'gpt' not found. %dpc_models shows what embedded has.")
+    assert with_models(unknown, asked("gpt", "local"), [ProviderInfo("a", "llama3")]) is unknown
+    error = AccessDenied("no")
+    assert with_models(error, asked("m"), []) is error
+    assert with_models(error, asked(""), [ProviderInfo("a", "llama3")]) is error
+    withdrawn = Revoked("withdrawn")
+    assert with_models(withdrawn, asked("m"), [ProviderInfo("a", "llama3")]) is withdrawn
+
+
+def test_many_models_are_counted_and_not_all_named() -> None:
+    models = [ProviderInfo("a", f"m{number}") for number in range(20)]
+    assert offered("anna", models, ANNA).endswith("m6, m7 and 12 more.")
+
+
+def test_adding_a_model_says_that_the_others_stay() -> None:
+    document = allow({}, ANNA, name="anna", models=["a"])
+    assert allowed(document, Rules.parse(dumps(document)), ANNA, ["a"]) == "anna may use a, until no end."
+    document = allow(document, ANNA, models=["b*"])
+    assert allowed(document, Rules.parse(dumps(document)), ANNA, ["b*"]) == (
+        "anna may use a, b*, until no end. Models are added to those that it had; "
+        "%dpc_firewall deny anna MODEL takes one away."
+    )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from msgspec import Struct
@@ -25,6 +25,8 @@ class ModelInfo:
         Loaded now; None where the engine does not tell.
     digest : str or None
         ``sha256:...`` of the weights, where the engine tells.
+    to_fetch_bytes : int
+        What the first request for it downloads; 0 once the weights are here.
     """
 
     name: str
@@ -32,15 +34,27 @@ class ModelInfo:
     supports_vision: bool = False
     warm: bool | None = None
     digest: str | None = None
+    to_fetch_bytes: int = 0
+
+
+def _untold(_news: str) -> None:
+    """Nobody wants to know."""
 
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What an engine is asked, once the model is resolved and the options are clamped."""
+    """What an engine is asked, once the model is resolved and the options are clamped.
+
+    Attributes
+    ----------
+    tell : callable
+        Takes a few words, several times a second, while whoever asked has to wait for a download.
+    """
 
     model: str
     messages: tuple[ChatMessage, ...]
     options: Options
+    tell: Callable[[str], None] = field(default=_untold, compare=False, repr=False)
 
 
 class Delta(Struct, frozen=True):

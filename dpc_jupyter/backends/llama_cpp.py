@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
 
 from dpc_jupyter.backends.base import Delta, Finished, Generation, ModelInfo
 from dpc_jupyter.backends.llama_engine import Engine
-from dpc_jupyter.backends.models import LocalModel, PublishedModel, fetch, known_digest, list_local
+from dpc_jupyter.backends.models import LocalModel, PublishedModel, fetch, known_digest, list_local, megabytes
 from dpc_jupyter.errors import BackendError, ModelNotFound
 
 IDLE_S = 600.0
@@ -82,6 +82,7 @@ class LlamaCpp:
                 context_window=self._context_window or model.context_window,
                 warm=model in self._engines and self._engines[model].is_warm,
                 digest=known_digest(model.path, self._folder),
+                to_fetch_bytes=0 if self._published is None or model.path.exists() else self._published.wheel_bytes,
             )
             for model in found
         ]
@@ -90,11 +91,9 @@ class LlamaCpp:
         """Yield deltas, then one `Finished` with the SHA-256 of the weights."""
         model = next((model for model in self._local() if model.name == generation.model), None)
         if model is None:
-            raise ModelNotFound(
-                f"Model '{generation.model}' not found. Run `dpc-jupyter models list` to see what {self.alias} has."
-            )
+            raise ModelNotFound(f"Model '{generation.model}' not found. %dpc_models shows what {self.alias} has.")
         if self._published is not None and not model.path.exists():
-            await asyncio.to_thread(fetch, self._folder, model=self._published)
+            await self._fetch(self._published, generation.tell)
         engine = self._engine(model)
         async with engine.lease() as running:
             try:
@@ -109,6 +108,16 @@ class LlamaCpp:
         engines, self._engines = self._engines, {}
         for engine in engines.values():
             await engine.close()
+
+    async def _fetch(self, published: PublishedModel, tell: Callable[[str], None]) -> None:
+        loop = asyncio.get_running_loop()
+
+        def progress(done: int, total: int) -> None:
+            # Without a loop nobody waits any more: what this raises then ends the download.
+            loop.call_soon_threadsafe(tell, f"fetching it: {done // 10**6} of {megabytes(total)}")
+
+        progress(0, published.wheel_bytes)
+        await asyncio.to_thread(fetch, self._folder, progress, model=published)
 
     def _local(self) -> list[LocalModel]:
         if self._model is None:

@@ -87,6 +87,11 @@ SMOLLM2 = PublishedModel(
 _LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}$")
 
 
+def megabytes(size_bytes: int) -> str:
+    """A download's size in words: ``93 MB``."""
+    return f"{size_bytes / 10**6:.0f} MB"
+
+
 def list_local(folder: Path) -> list[LocalModel]:
     """Models in `folder`: the default one first, then every other ``*.gguf`` by name.
 

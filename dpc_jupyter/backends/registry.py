@@ -25,7 +25,7 @@ PROBE_LIMIT_S = 1.0
 _FIX = {
     "ollama": "Get it with `ollama pull {model}` on the host.",
     "openai_compatible": "Start {alias} with it, or choose from %dpc_models.",
-    "llama_cpp": "Run `dpc-jupyter models list` to see what {alias} has.",
+    "llama_cpp": "%dpc_models shows what {alias} has.",
 }
 
 

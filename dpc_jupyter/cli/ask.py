@@ -10,11 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from dpc_jupyter.cli.console import home_of, run
+from dpc_jupyter.errors import AccessDenied, ModelNotFound
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.answer import TextDelta
 from dpc_jupyter.node.core_service import LOCAL, CoreService
 from dpc_jupyter.terminal import TerminalAnswer
-from dpc_jupyter.wording import provenance, read_image, waiting
+from dpc_jupyter.wording import provenance, read_image, sampling, waiting, with_models
 
 
 def ask(
@@ -24,22 +25,21 @@ def ask(
     model: Annotated[str | None, typer.Option("--model", "-m")] = None,
     provider: Annotated[str | None, typer.Option("--provider", "-p")] = None,
     system: Annotated[str | None, typer.Option("--system", "-s", help="System prompt.")] = None,
-    temperature: Annotated[float | None, typer.Option("--temperature", "-t")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Longest answer; default: 2048.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    temperature: Annotated[float | None, typer.Option("--temperature", "-t", help="0 to 2.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Longest answer, 1 to 32768; default: 2048.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Same number, same answer, where the engine can; from 0.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Longest silence in seconds; default: 60.")] = None,
     image: Annotated[list[Path] | None, typer.Option(help="A picture for the model; may be repeated.")] = None,
     raw: Annotated[bool, typer.Option(help="The text and nothing else.")] = False,
 ) -> None:
     """Ask a model, here or on a peer's machine. Ctrl-C stops it, there too."""
-    sampling = {"temperature": temperature, "max_tokens": max_tokens, "seed": seed}
     question = {
         "prompt": sys.stdin.read() if prompt == "-" else prompt,
         "model": model,
         "provider": provider,
         "system": system,
         "images": [read_image(path) for path in image or ()],
-        "options": {name: value for name, value in sampling.items() if value is not None},
+        "options": sampling(temperature=temperature, max_tokens=max_tokens, seed=seed),
         "timeout_s": timeout,
     }
     run(_ask(home_of(ctx), host, question, TerminalAnswer(sys.stdout, quiet=raw)))
@@ -59,5 +59,7 @@ async def _ask(home: Home, where: str, question: dict[str, Any], terminal: Termi
                 else:
                     waited_s = time.monotonic() - started
                     terminal.wait(waiting(item, stream.host_name, question["model"], waited_s))
+        except (ModelNotFound, AccessDenied) as error:
+            raise with_models(error, stream.answer, await service.models(host, timeout_s=1)) from None
         finally:
             terminal.end(provenance(stream.answer) if stream.answer.text else "")

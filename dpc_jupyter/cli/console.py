@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.thread import new_event_loop
-from dpc_jupyter.sanitize import label, plain
+from dpc_jupyter.sanitize import plain
+from dpc_jupyter.wording import columns
 
 T = TypeVar("T")
 # Errors of a node name the notebook's fix; here the same fix has another name.
@@ -67,10 +67,10 @@ def home_of(ctx: typer.Context) -> Home:
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Print rows under their headings; every cell is made one safe line."""
-    table = Table(*head, box=None, header_style="bold", pad_edge=False)
-    for row in rows:
-        table.add_row(*(Text(label(str(value), 200), overflow="fold") for value in row))
-    out.print(table, soft_wrap=False)
+    _, (top, *lines) = columns(head, rows)
+    out.print(Text(top, style="bold"))
+    for line in lines:
+        out.print(Text(line))
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

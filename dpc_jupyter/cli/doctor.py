@@ -12,9 +12,11 @@ import typer
 from rich.text import Text
 
 from dpc_jupyter.cli.console import home_of, in_cli_words, out, run
-from dpc_jupyter.cli.models import engines
+from dpc_jupyter.cli.models import engines, to_fetch
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
+from dpc_jupyter.node.directory import is_node_id
+from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 from dpc_jupyter.wording import let_in
 
@@ -76,14 +78,18 @@ def _modes(home: Home) -> Iterator[Finding]:
 
 def _engines(home: Home) -> Iterator[Finding]:
     try:
-        rows, reasons = run(engines(home))
+        offers, reasons = run(engines(home))
     except DpcError as error:
         yield Finding("fail", "engines", str(error))
         return
-    for name, alias, *_ in rows:
-        yield Finding("ok", "model", f"{name} ({alias})")
+    for backend, model in offers:
+        named = f"{label(model.name, 128)} ({label(backend.alias)})"
+        if model.to_fetch_bytes:
+            yield Finding("warn", "model", f"{named} {to_fetch(model)}")
+        else:
+            yield Finding("ok", "model", named)
     for reason in reasons:
-        yield Finding("warn" if rows else "fail", "engine", reason)
+        yield Finding("warn" if offers else "fail", "engine", reason)
 
 
 def _port() -> Iterator[Finding]:
@@ -98,9 +104,15 @@ def _access(home: Home) -> Iterator[Finding]:
     rules = home.read_access()
     if rules.error:
         yield Finding("fail", "access", rules.error)
-    elif not rules.enabled:
+        return
+    document = home.access_document()
+    for node_id in dict.fromkeys([*(listed for _, listed, *_ in let_in(document, rules)), *document.get("nodes", {})]):
+        if not (is_node_id(node_id) or node_id.startswith("_")):
+            whole = "a node id is dpc-node- and 32 hex digits, as its owner sees it in %dpc_status"
+            yield Finding("warn", "access", f"{label(node_id, 128)} can never be anybody: {whole}")
+    if not rules.enabled:
         yield Finding("ok", "access", "sharing is off: nobody can ask this node; `dpc-jupyter firewall on` turns it on")
-    elif rows := let_in(home.access_document(), rules):
+    elif rows := let_in(document, rules):
         yield Finding("ok", "access", "; ".join(f"{name or node_id} ({models})" for name, node_id, models, _ in rows))
     else:
         yield Finding("warn", "access", "sharing is on for nobody: dpc-jupyter firewall allow NODE_ID --name NAME")

@@ -14,6 +14,10 @@ from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, 
 
 app = typer.Typer(no_args_is_help=True, help="Who may use this machine's models.")
 Who = Annotated[str, typer.Argument(help="A node id, or a name in the access file.")]
+_MODEL_HELP = (
+    "A model that it may use, * at the end for a family; may be repeated. It is added to those that were allowed "
+    "before; without any, all may be used."
+)
 Model = Annotated[str | None, typer.Argument(help="This model alone.")]
 
 
@@ -49,7 +53,7 @@ def off(ctx: typer.Context) -> None:
 def allow(
     ctx: typer.Context,
     who: Who,
-    model: Annotated[list[str] | None, typer.Option(help="Only this model, * at the end for a family.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help=_MODEL_HELP)] = None,
     name: Annotated[str | None, typer.Option(help="What to call the node here.")] = None,
     group: Annotated[str | None, typer.Option(help="Let it in as a member of this group.")] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="12h, 7d, a date, or never.")] = None,
@@ -57,7 +61,7 @@ def allow(
     """Let a node in, or change its terms."""
     access = Access(home_of(ctx))
     node_id = access.allow(who, name=name, models=tuple(model or ()), group=group, expires=expires)
-    _print(allowed(home_of(ctx).access_document(), access.rules, node_id))
+    _print(allowed(home_of(ctx).access_document(), access.rules, node_id, model or ()))
     _print(access.explain(node_id).reason)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dpc_jupyter import __version__
 from dpc_jupyter.cli import ask, demo, doctor, firewall, models, serve
 from dpc_jupyter.cli.console import OneLineErrors, home_of, out, show_table
 from dpc_jupyter.firewall import Rules
@@ -18,7 +19,7 @@ from dpc_jupyter.home import Home
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.directory import Directory
 from dpc_jupyter.sanitize import label
-from dpc_jupyter.wording import ago
+from dpc_jupyter.wording import USAGE_HEAD, ago, usage_rows
 
 app = typer.Typer(
     cls=OneLineErrors,
@@ -35,12 +36,21 @@ app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dpc-jupyter {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def everywhere(
     ctx: typer.Context,
     home: Annotated[
         Path | None, typer.Option(envvar="DPC_HOME", help="The node's folder.", show_default="~/.dpc")
     ] = None,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
     """Remote LLM inference between trusted peers."""
     ctx.obj = Home.default() if home is None else Home(home)
@@ -86,22 +96,11 @@ def usage(
             return
         rules: Rules = home.read_access()
         directory = Directory(home, lambda: rules)
-        rows = [
-            (
-                "served" if each.role == "host" else "asked",
-                "this machine" if each.peer == "local" else directory.name_of(each.peer),
-                each.model,
-                f"{each.requests:,}",
-                f"{each.prompt_tokens:,}",
-                f"{each.response_tokens:,}",
-                f"{each.total_s:.0f} s",
-            )
-            for each in ledger.usage(since)
-        ]
+        rows = usage_rows(ledger.usage(since), directory.name_of)
     finally:
         ledger.close()
     if rows:
-        show_table(("", "Peer", "Model", "Requests", "Prompt tokens", "Answer tokens", "Time"), rows)
+        show_table(USAGE_HEAD, rows)
     else:
         out.print("Nothing yet.")
 

@@ -13,11 +13,14 @@ from typing import Annotated
 import typer
 
 from dpc_jupyter.cli.console import home_of, in_cli_words, run, say
-from dpc_jupyter.home import Home
-from dpc_jupyter.node.core_service import CoreService
+from dpc_jupyter.errors import AccessDenied
+from dpc_jupyter.home import PENDING_LIMIT, Home
+from dpc_jupyter.ledger import Entry
+from dpc_jupyter.node.core_service import STRANGER_REQUEST_EVERY_S, CoreService
+from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.transports.tls import DEFAULT_PORT
-from dpc_jupyter.wording import allow_command, asked_for, let_in, model_name
+from dpc_jupyter.wording import allow_command, asked_for, let_in, model_name, request_line
 
 _ALLOW = "dpc-jupyter firewall"
 
@@ -41,7 +44,8 @@ async def _serve(home: Home, listen: tuple[str, int], name: str | None, share: b
     async with CoreService(home, name=name) as service:
         if share:
             service.access.set_sharing(True)
-        service.subscribe(lambda event: _log(event, home))
+        service.subscribe(_log)
+        service.ledger.watch(RequestLog(service))
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels this coroutine instead
                 asyncio.get_running_loop().add_signal_handler(number, stopped.set)
@@ -74,8 +78,42 @@ async def _tell_what_is_shared(service: CoreService) -> None:
         say(f"{asked_for(node_id, entry, time.time())} {allow_command(_ALLOW, node_id, entry)}")
 
 
-def _log(event: NodeEvent, home: Home) -> None:
-    say(f"{datetime.now():%H:%M:%S} {in_cli_words(event.text)}")
-    if event.kind == "access_requested":
-        entry = home.pending().get(event.node_id, {})
-        say(f"         Let it in: {allow_command(_ALLOW, event.node_id, entry)}")
+class RequestLog:
+    """A line for every request of a peer that ended, and one for each stranger that was refused."""
+
+    def __init__(self, service: CoreService) -> None:
+        self._service = service
+        self._told: set[str] = set()
+        self._told_at = float("-inf")
+
+    def __call__(self, entry: Entry) -> None:
+        """Take the ledger's word: it has no prompt, and notes no flood."""
+        if entry.role != "host":
+            return
+        if entry.outcome == AccessDenied.code and not self._service.access.is_known(entry.peer):
+            self._tell_of_stranger(entry)
+            return
+        owners = self._service.access.rules.name_of(entry.peer)
+        _say_now(request_line(entry, short(owners) if owners == entry.peer else owners))
+
+    def _tell_of_stranger(self, entry: Entry) -> None:
+        # Keys are free: a flood of strangers is one line a second, and `firewall pending` lists them all.
+        if entry.peer in self._told or time.monotonic() - self._told_at < STRANGER_REQUEST_EVERY_S:
+            return
+        if len(self._told) >= PENDING_LIMIT:
+            self._told.clear()
+        self._told.add(entry.peer)
+        self._told_at = time.monotonic()
+        claimed = next((peer.name for peer in self._service.peers() if peer.node_id == entry.peer), "")
+        asked = {"name": claimed, "model": entry.model, "when": entry.started_at}
+        _say_now(asked_for(entry.peer, asked, time.time()))
+        say(f"         {allow_command(_ALLOW, entry.peer, asked)}")
+
+
+def _log(event: NodeEvent) -> None:
+    if event.kind != "access_requested":  # which the request's own end tells, once
+        _say_now(in_cli_words(event.text))
+
+
+def _say_now(sentence: str) -> None:
+    say(f"{datetime.now():%H:%M:%S} {sentence}")

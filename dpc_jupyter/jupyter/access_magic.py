@@ -32,12 +32,15 @@ class AccessMagics(Magics):
     @argument("action", nargs="?", choices=ACTIONS, default="show")
     @argument("who", nargs="?", help="a node id, or a name in the access file")
     @argument("what", nargs="?", metavar="model", help="for deny and explain: this model alone")
-    @argument("--model", action="append", help="for allow: only this model, * at the end for a family; may be repeated")
+    @argument("--model", action="append", help="for allow: add this model, * at the end for a family")
     @argument("--name", help="for allow: what to call the node here")
     @argument("--group", help="for allow: let it in as a member of this group")
     @argument("--expires", metavar="WHEN", help="for allow: 12h, 7d, a date, or never")
     def dpc_firewall(self, line: str) -> None:
         """See and say who may use this machine's models.
+
+        A node that is allowed without --model may use all. --model may be repeated; it is added to the
+        models that the node was allowed before, and deny takes one away.
 
         Examples::
 
@@ -60,7 +63,7 @@ class AccessMagics(Magics):
             node_id = access.allow(
                 wanted.who, name=wanted.name, models=models, group=wanted.group, expires=wanted.expires
             )
-            print(allowed(self._notebook.home.access_document(), access.rules, node_id))
+            print(allowed(self._notebook.home.access_document(), access.rules, node_id, models))
             print(access.explain(node_id).reason)
         elif wanted.action == "deny":
             node_id = access.deny(wanted.who, wanted.what)

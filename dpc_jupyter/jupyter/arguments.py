@@ -14,6 +14,8 @@ from IPython.core.magic import Magics
 
 from dpc_jupyter.jupyter.one_line import UsageError
 
+# "hots" is as like "host" as 0.75, "bogus" as 0.44; difflib's own 0.6 lets in what shares half of its letters.
+_LIKE = 0.7
 _WORD = re.compile(r"""\s*((?:[^\s"'\\]|\\.|"(?:\\.|[^"\\])*"|'[^']*')+)(?=\s|\Z)""")
 # LaTeX is taken as one piece first, so that the braces in it are nobody's variables.
 _LATEX_OR_NAME = re.compile(
@@ -112,6 +114,9 @@ def _checked(magics: Magics, name: str, words: list[str]) -> argparse.Namespace:
 
 
 def _unknown(flag: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(flag, known, 1)
+    bare = {each.lstrip("-"): each for each in known}  # dashes alone make no two options alike
+    word = flag.lstrip("-")
+    near = [bare[each] for each in bare if each.startswith(word)] if len(word) > 1 else []
+    near = near or [bare[each] for each in difflib.get_close_matches(word, bare, 1, _LIKE)]
     meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known, key=str.lower))}."
     return f"{flag} is no option: {meant} A prompt that begins with a dash goes behind --"

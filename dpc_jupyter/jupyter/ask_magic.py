@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope, no_var_expand
@@ -16,7 +16,10 @@ from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.protocol.messages import ChatMessage, Image
 from dpc_jupyter.sanitize import label
-from dpc_jupyter.wording import read_image
+from dpc_jupyter.wording import read_image, sampling
+
+if TYPE_CHECKING:
+    from dpc_jupyter.node.answer import Answer
 
 LAST = "_dpc"
 
@@ -35,31 +38,33 @@ class AskMagics(Magics):
     @needs_local_scope
     @one_line
     @magic_arguments()
-    @argument("-H", "--host", help="whom to ask: a peer's name or node id, or local; default: what %%dpc_host says")
+    @argument("-H", "--host", help="a peer's name, node id or dpc:// address, or local; default: what %%dpc_host says")
     @argument("-m", "--model", help="model; default: the first one that the host lets you use")
     @argument("-p", "--provider", help="which of the host's engines, by its alias")
     @argument("-s", "--system", help="system prompt, in quotes")
     @argument("-t", "--temperature", type=float, help="0 (the likeliest word each time) to 2")
-    @argument("--max-tokens", type=int, metavar="N", help="longest answer; default: 2048")
-    @argument("--seed", type=int, metavar="N", help="same number, same answer, where the engine can")
+    @argument("--max-tokens", type=int, metavar="N", help="longest answer, 1 to 32768; default: 2048")
+    @argument("--seed", type=int, metavar="N", help="same number, same answer, where the engine can; from 0")
     @argument("--timeout", type=float, metavar="SECONDS", help="longest silence, 60 by default; time in line is free")
     @argument("-c", "--conversation", metavar="NAME", help="go on from what was said under this name, and remember")
     @argument("-o", "--output", metavar="VARIABLE", help="keep the Answer under this name too")
     @argument("--raw", action="store_true", help="show plain text and nothing else")
     @argument("--image", metavar="FILE", action="append", help="a picture of yours for the model; may be repeated")
-    def dpc_ask(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> None:
+    def dpc_ask(self, line: str, cell: str | None = None, local_ns: dict[str, Any] | None = None) -> Any:
         """Ask a model, here or on a peer's machine; the answer streams into the cell.
 
         Examples::
 
             %dpc_ask What's a Kuramoto model?
 
+            answer = %dpc_ask -H dpc://10.0.0.7:8889?node_id=dpc-node-... Why?
+
             %%dpc_ask --host anna --model llama3-70b -t 0.2 -o ideas
             Give three quest ideas for {game}, one line each.
 
         {game} takes the notebook's variable; an unknown name, other braces and LaTeX stay as typed.
-        The Answer (text, model, host, usage, timings, error) is kept as _dpc, also when the request
-        failed or was stopped. To stop, interrupt the kernel. A prompt that begins with a dash goes
+        The Answer (text, model, host, usage, timings, error) is returned, and kept as _dpc, also when the
+        request failed or was stopped. To stop, interrupt the kernel. A prompt that begins with a dash goes
         behind --.
         """
         variables = {**self._notebook.variables, **(local_ns or {})}
@@ -75,9 +80,9 @@ class AskMagics(Magics):
             raise UsageError("Nothing is asked: write a prompt behind %dpc_ask, or below %%dpc_ask.")
         if options.output is not None and not options.output.isidentifier():
             raise UsageError(f"{label(options.output)!r} cannot be a variable: use letters, digits and _.")
-        self._ask(prompt, options)
+        return self._ask(prompt, options)
 
-    def _ask(self, prompt: str, options: Any) -> None:
+    def _ask(self, prompt: str, options: Any) -> Answer:
         from dpc_jupyter.jupyter.display import CellAnswer
         from dpc_jupyter.jupyter.streaming import Face, TerminalFace, ask
         from dpc_jupyter.terminal import TerminalAnswer
@@ -85,7 +90,7 @@ class AskMagics(Magics):
         images = [read_image(Path(name)) for name in options.image or ()]
         talk = self._notebook.conversations.get(options.conversation, Conversation())
         system = options.system or talk.system
-        sampling = {"temperature": options.temperature, "max_tokens": options.max_tokens, "seed": options.seed}
+        typed = sampling(temperature=options.temperature, max_tokens=options.max_tokens, seed=options.seed)
         in_kernel = getattr(self._shell, "kernel", None) is not None
         face: Face = (
             CellAnswer(raw=options.raw) if in_kernel else TerminalFace(TerminalAnswer(sys.stdout, quiet=options.raw))
@@ -100,17 +105,19 @@ class AskMagics(Magics):
             system=system,
             messages=talk.turns,
             images=images,
-            options={name: value for name, value in sampling.items() if value is not None},
+            options=typed,
             timeout_s=options.timeout,
         )
         for name in {LAST, options.output or LAST}:
             self._notebook.variables[name] = answer
+        self._notebook.drawn = (answer, self._shell.execution_count)
         if failure is not None:
             raise failure
         if options.conversation:
             asked = ChatMessage("user", prompt, tuple(Image(**image) for image in images))  # type: ignore[arg-type]
             turns = (*talk.turns, asked, ChatMessage("assistant", answer.text))
             self._notebook.conversations[options.conversation] = Conversation(system, turns)
+        return answer
 
     @line_magic
     @no_var_expand

@@ -15,11 +15,12 @@ from dpc_jupyter.jupyter.ask_magic import AskMagics
 from dpc_jupyter.jupyter.completion import Completer
 from dpc_jupyter.jupyter.node_magics import NodeMagics
 from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.node.answer import Answer
 
 if TYPE_CHECKING:
     from dpc_jupyter.node.thread import BackgroundNode
 
-_QUESTION = re.compile(r"^([ \t]*)%dpc_ask[ \t]+(\S.*\?)[ \t]*$", re.MULTILINE)
+_QUESTION = re.compile(r"^([ \t]*(?:[^\W\d]\w*[ \t]*=[ \t]*)?)%dpc_ask[ \t]+(\S.*\?)[ \t]*$", re.MULTILINE)
 _LOADED = "_dpc_loaded"
 
 
@@ -37,6 +38,14 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     loaded = _Loaded(notebook, Completer(notebook, magics).matcher())
     shell.Completer.custom_matchers.append(loaded.matcher)
     shell.input_transformers_cleanup.append(keep_question_marks)
+
+    def show(answer: Answer) -> None:
+        if not notebook.shows(answer, shell.execution_count):
+            raise NotImplementedError  # to IPython: as if there were no formatter of ours
+
+    # A cell's last value is shown below it; an answer is there already.
+    if shell.display_formatter is not None:
+        shell.display_formatter.ipython_display_formatter.for_type(Answer, show)
     setattr(shell, _LOADED, loaded)
 
 
@@ -67,5 +76,7 @@ def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Stop the node, if one runs."""
     loaded: _Loaded = getattr(shell, _LOADED)
     loaded.notebook.stop()
+    if shell.display_formatter is not None:
+        shell.display_formatter.ipython_display_formatter.pop(Answer, None)
     shell.Completer.custom_matchers.remove(loaded.matcher)
     shell.input_transformers_cleanup.remove(keep_question_marks)

@@ -11,13 +11,13 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from dpc_jupyter.errors import PeerNotConnected
 from dpc_jupyter.jupyter.arguments import fill_in, parse
-from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
+from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, linked
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.status import PeerStatus
 from dpc_jupyter.sanitize import is_word, label
-from dpc_jupyter.wording import MODEL_HEAD, let_in, model_row, offered
+from dpc_jupyter.wording import MODEL_HEAD, USAGE_HEAD, let_in, model_row, offered, usage_rows
 
 
 @magics_class
@@ -86,6 +86,8 @@ class NodeMagics(Magics):
         if not wanted.where:
             raise UsageError("Whom? %dpc_connect dpc://... with the address that the host's owner gives you.")
         where = fill_in(wanted.where, self._notebook.variables, self._shell)
+        if not where:
+            raise UsageError(f"{wanted.where} is empty: put the address into it that the host's owner gives you.")
         node = self._notebook.node()
         peer = node.run(node.service.connect(where, name=wanted.name))
         models = node.run(node.service.models(peer.node_id))
@@ -129,8 +131,9 @@ class NodeMagics(Magics):
     @argument("host", nargs="?", help="a peer, or local; default: what %%dpc_host says")
     def dpc_models(self, line: str) -> None:
         """Show the models that a compute host lets you use now."""
-        host = parse(self, "dpc_models", line).host or self._notebook.host
+        wanted = parse(self, "dpc_models", line)
         node = self._notebook.node()
+        host = linked(node, wanted.host or self._notebook.host)
         if models := node.run(node.service.models(host)):
             show_table(MODEL_HEAD, [model_row(model) for model in models])
         elif host == LOCAL:
@@ -153,9 +156,7 @@ class NodeMagics(Magics):
             %dpc_host local
         """
         if host := parse(self, "dpc_host", line).host:
-            if host != LOCAL:
-                self._link_to(host)
-            self._notebook.host = host
+            self._notebook.host = host if host == LOCAL else self._link_to(host)
         print(f"This notebook asks {'this machine' if self._notebook.host == LOCAL else label(self._notebook.host)}.")
 
     @line_magic
@@ -191,30 +192,17 @@ class NodeMagics(Magics):
         if not sums:
             print("Nothing yet.")
             return
-        name_of = node.service.directory.name_of
-        show_table(
-            ("", "Peer", "Model", "Requests", "Prompt tokens", "Answer tokens", "Time"),
-            [
-                (
-                    "served" if each.role == "host" else "asked",
-                    "this machine" if each.peer == LOCAL else name_of(each.peer),
-                    each.model,
-                    f"{each.requests:,}",
-                    f"{each.prompt_tokens:,}",
-                    f"{each.response_tokens:,}",
-                    f"{each.total_s:.0f} s",
-                )
-                for each in sums
-            ],
-        )
+        show_table(USAGE_HEAD, usage_rows(sums, node.service.directory.name_of))
 
-    def _link_to(self, host: str) -> None:
+    def _link_to(self, host: str) -> str:
         """A peer that was linked before is linked again; so a restarted kernel needs this one line."""
         node = self._notebook.node()
+        host = linked(node, host)
         try:
             node.run(node.service.models(host, timeout_s=0))
         except PeerNotConnected:
             node.run(node.service.connect(host))
+        return host
 
     def _say_who_we_are(self) -> None:
         node = self._notebook.node()

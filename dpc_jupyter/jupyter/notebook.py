@@ -10,9 +10,15 @@ from dpc_jupyter.protocol.messages import ChatMessage
 if TYPE_CHECKING:
     from dpc_jupyter.home import Home
     from dpc_jupyter.node.access import Access
+    from dpc_jupyter.node.answer import Answer
     from dpc_jupyter.node.thread import BackgroundNode
 
 LOCAL = "local"
+
+
+def linked(node: BackgroundNode, host: str) -> str:
+    """A host to ask: the node id of a ``dpc://`` address, which is linked to if need be; anything else as it is."""
+    return node.run(node.service.connect(host)).node_id if host.startswith("dpc:") else host
 
 
 @dataclass
@@ -33,12 +39,19 @@ class Notebook:
         The notebook's own.
     host : str
         Whom ``%dpc_ask`` asks when no ``--host`` is given.
+    drawn : (Answer, int), optional
+        What ``%dpc_ask`` showed last, and the number of its cell.
     """
 
     variables: dict[str, Any]
     host: str = LOCAL
     conversations: dict[str, Conversation] = field(default_factory=dict)
+    drawn: tuple[Answer, int] | None = None
     _node: BackgroundNode | None = None
+
+    def shows(self, answer: Answer, cell: int) -> bool:
+        """Whether this cell has drawn this answer already."""
+        return self.drawn is not None and self.drawn[0] is answer and self.drawn[1] == cell
 
     @property
     def running(self) -> BackgroundNode | None:

@@ -6,14 +6,15 @@ import time
 from dataclasses import replace
 from typing import Any, Protocol
 
-from dpc_jupyter.errors import DpcError
+from dpc_jupyter.errors import AccessDenied, DpcError, ModelNotFound
 from dpc_jupyter.jupyter.interrupts import HeldInterrupt
+from dpc_jupyter.jupyter.notebook import linked
 from dpc_jupyter.jupyter.one_line import Interrupted
 from dpc_jupyter.node.answer import Answer, TextDelta
 from dpc_jupyter.node.thread import BackgroundNode
 from dpc_jupyter.protocol.messages import RemoteInferenceStatus
 from dpc_jupyter.terminal import TerminalAnswer
-from dpc_jupyter.wording import provenance, waiting
+from dpc_jupyter.wording import provenance, waiting, with_models
 
 
 class Face(Protocol):
@@ -52,6 +53,8 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> tuple[A
 
     Parameters
     ----------
+    host : str
+        As `CoreService.execute_ai_query`, or a ``dpc://`` address, which is linked to first.
     question
         As `CoreService.execute_ai_query`.
 
@@ -64,6 +67,10 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> tuple[A
     """
     started, status, thought = time.monotonic(), None, 0
     failure: DpcError | Interrupted | None = None
+    try:
+        host = linked(node, host)
+    except DpcError as error:
+        return Answer("", host, host, "", finish_reason="error", error=str(error)), error
     with HeldInterrupt() as interrupt:
         reader = node.execute_ai_query(compute_host=host, **question)
         try:
@@ -90,8 +97,17 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> tuple[A
     answer = reader.answer or Answer("", host, host, "")
     if interrupt.pressed:
         failure = Interrupted(f"Stopped. What came is kept in _dpc; {answer.host_name} was told to free its slot.")
+    if isinstance(failure, ModelNotFound | AccessDenied):
+        failure = _with_models(node, failure, answer)
     if failure is not None:
         reason = "cancelled" if interrupt.pressed else "error"
         answer = replace(answer, finish_reason=reason, error=str(failure))
     face.end(answer)
     return answer, failure
+
+
+def _with_models(node: BackgroundNode, error: DpcError, answer: Answer) -> DpcError:
+    try:
+        return with_models(error, answer, node.run(node.service.models(answer.host, timeout_s=1.0)))
+    except DpcError:  # the link has ended meanwhile
+        return error

@@ -14,11 +14,16 @@ from dpc_jupyter.protocol.messages import RemoteInferenceStatus
 async def run_here(registry: Registry, stream: AnswerStream) -> None:
     """Answer a stream from an engine of this machine; whatever fails ends up in the stream."""
     request = stream.request
+
+    def tell(news: str) -> None:
+        if not stream.done:  # a download goes on when whoever asked has gone
+            stream.take_status(RemoteInferenceStatus(request.request_id, "loading", note=news))
+
     try:
         backend, model = await registry.resolve(request.model, request.provider)
         loading = model.warm is False
         stream.take_status(RemoteInferenceStatus(request.request_id, "loading" if loading else "running"))
-        generation = Generation(model.name, request.messages, request.options.clamped())
+        generation = Generation(model.name, request.messages, request.options.clamped(), tell)
         async with aclosing(backend.stream(generation)) as events:
             async for event in events:
                 if isinstance(event, Finished):

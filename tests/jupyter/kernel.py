@@ -23,6 +23,7 @@ class Ran:
     displays: dict[str, Message] = field(default_factory=dict)
     drawn: list[Message] = field(default_factory=list)
     error: Message | None = None
+    value: str | None = None
 
     def take(self, message: Message) -> None:
         kind, content = message["header"]["msg_type"], message["content"]
@@ -32,6 +33,8 @@ class Ran:
             key = content.get("transient", {}).get("display_id") or str(len(self.displays))
             self.displays[key] = content
             self.drawn.append(content)
+        elif kind == "execute_result":
+            self.value = content["data"]["text/plain"]
         elif kind == "error":
             self.error = content
 

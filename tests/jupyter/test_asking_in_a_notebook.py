@@ -37,7 +37,10 @@ def test_a_model_that_is_not_allowed_is_refused_in_one_line(kernel: Kernel, real
     kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
     ran = kernel.run(f"%dpc_ask -H anna -m {FORBIDDEN} May I?")
     assert ran.status == "error" and ran.error is not None and ran.error["ename"] == "AccessDenied"
-    assert ran.sentence == (f"Access denied: You are not authorized to request inference for model {FORBIDDEN}")
+    assert ran.sentence == (
+        f"Access denied: You are not authorized to request inference for model {FORBIDDEN}. "
+        "anna lets you use: smollm2:135m."
+    )
     assert ran.displays == {}
     assert kernel.value("_dpc.error") == ran.sentence
     kernel.ok("from dpc_jupyter import AccessDenied")
@@ -45,6 +48,40 @@ def test_a_model_that_is_not_allowed_is_refused_in_one_line(kernel: Kernel, real
         f"try:\n    %dpc_ask -H anna -m {FORBIDDEN} May I?\nexcept AccessDenied as error:\n    print('caught', error)"
     )
     assert caught.stdout.startswith("caught Access denied")
+
+
+def test_an_unknown_model_is_answered_with_those_of_the_host_that_was_asked(asking: Kernel) -> None:
+    ran = asking.run("%dpc_ask -m stubb-1 Hello")
+    assert ran.sentence == "Model 'stubb-1' not found at anna. Did you mean stub-1?"
+    assert asking.value("_dpc.error") == ran.sentence
+    assert asking.run("%dpc_ask -m gpt Hello").sentence.endswith("at anna. anna lets you use: stub-1, stub-2.")
+
+
+def test_a_line_gives_its_answer_and_shows_it_once(asking: Kernel) -> None:
+    bare = asking.ok("%dpc_ask Hello")
+    assert len(bare.displays) == 1 and bare.value is None
+    assert asking.ok("%%dpc_ask\nHello").value is None
+    assigned = asking.ok("answer = %dpc_ask Is it fine?")
+    assert len(assigned.displays) == 1
+    assert asking.value("answer is _dpc, str(answer) == answer.text, answer.model") == "True True stub-1"
+    assert (asking.ok("answer").value or "").startswith("Answer('stub stub")
+
+
+def test_an_address_may_be_asked_at_once(kernel: Kernel, stub_host: StubHost) -> None:
+    kernel.ok(f"address = {stub_host.uri!r}")
+    assert kernel.ok("%dpc_ask -H {address} Hello").facts["host"] == stub_host.node.service.identity.node_id
+    kernel.ok("%dpc_disconnect stub-host")
+    kernel.ok(f"%dpc_host {stub_host.uri}")
+    kernel.ok("%dpc_ask Hello")
+    other = stub_host.uri[:-4] + "0000"
+    assert "Nothing was sent" in kernel.run(f"%dpc_ask -H {other} Hello").sentence
+    assert "Nothing was sent" in kernel.value("_dpc.error")
+
+
+def test_an_option_out_of_its_range_is_refused_and_nothing_is_sent(asking: Kernel, stub_host: StubHost) -> None:
+    assert "from 0 to 2: 9.0 is out of range" in asking.run("%dpc_ask -t 9 Hello").sentence
+    assert "from 1 to 32768: -5 is out of range" in asking.run("%dpc_ask --max-tokens -5 Hello").sentence
+    assert stub_host.engine.seen == []
 
 
 def test_one_kernel_asks_itself(kernel: Kernel, asker_home: Home, real_host: RunningHost) -> None:
@@ -158,6 +195,9 @@ def test_mistakes_are_one_line_that_names_the_fix(kernel: Kernel) -> None:
         "%dpc_ask": "write a prompt behind %dpc_ask",
         "%%dpc_ask\n\n": "write a prompt behind %dpc_ask",
         "%dpc_ask --hots anna Hello": "did you mean --host?",
+        "%dpc_ask --temp 1 Hello": "did you mean --temperature?",
+        "%dpc_ask --bogus 1 Hello": "--bogus is no option: there are ",
+        "%dpc_ask -m gpt-9 Hello": "Model 'gpt-9' not found. %dpc_models shows what embedded has.",
         "%dpc_ask -t hot Hello": "invalid float value: 'hot'",
         "%dpc_ask -H": "-H needs a value",
         "%%dpc_ask anna\nHello": "begins on the next line",

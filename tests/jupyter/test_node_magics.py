@@ -4,9 +4,11 @@ import json
 import re
 import time
 
+import nbformat
 import psutil
 from running_host import RunningHost
 
+from dpc_jupyter.cli.demo import notebook_path
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import Identity
 from jupyter.conftest import StubHost
@@ -43,7 +45,8 @@ def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> Non
     shown = kernel.ok("%dpc_firewall show")
     assert "dave" in shown.text and "llama3.1:8b" in shown.text
     kernel.ok("%dpc_start")
-    kernel.ok("%dpc_firewall allow dave llama3-70b")
+    added = kernel.ok("%dpc_firewall allow dave llama3-70b").stdout
+    assert "may use llama3.1:8b, llama3-70b" in added and "%dpc_firewall deny dave MODEL takes one away." in added
     assert kernel.ok("%dpc_firewall explain dave llama3-70b").stdout.startswith("yes: ")
     assert kernel.ok("%dpc_firewall deny dave").stdout.startswith("no: ")
     assert kernel.ok("%dpc_firewall off").stdout == "Sharing is off.\n"
@@ -57,6 +60,9 @@ def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: Runn
     assert "smollm2:135m" in models and "private" not in models
     kernel.ok("%dpc_ask -H anna --max-tokens 4 Hello")
     assert "anna" in kernel.ok("%dpc_usage").text and "smollm2:135m" in kernel.ok("%dpc_usage").text
+    kernel.run("%dpc_ask -H anna -m other Hello")
+    counted = [line.split() for line in kernel.ok("%dpc_usage").text.splitlines()]
+    assert [line[2:5] for line in counted[1:]] == [["other", "0", "1"], ["smollm2:135m", "1", "0"]]
     assert "anna" in kernel.ok("%dpc_status").text
     assert kernel.ok("%dpc_disconnect anna").stdout == "Disconnected from anna.\n"
     assert kernel.ok("%dpc_peers").stdout.startswith("Nobody is linked")
@@ -131,6 +137,15 @@ def test_no_magic_evaluates_what_stands_in_its_line(kernel: Kernel) -> None:
 def test_an_address_may_stand_in_a_variable(kernel: Kernel) -> None:
     kernel.ok("address = 'dpc://nowhere'")
     assert "'dpc://nowhere' is no address" in kernel.run("%dpc_connect {address}").sentence
+
+
+def test_the_quickstart_without_a_host_says_what_to_put_where(kernel: Kernel) -> None:
+    cells = nbformat.read(notebook_path(), as_version=4).cells
+    (connect,) = [cell.source for cell in cells if "%dpc_connect" in cell.source]
+    kernel.ok("import os; os.environ.pop('DPC_DEMO_HOST', None)")
+    assert kernel.run(connect).sentence == (
+        "{address} is empty: put the address into it that the host's owner gives you."
+    )
 
 
 def test_a_line_may_end_in_a_comment_and_a_known_host_is_linked_again(kernel: Kernel, real_host: RunningHost) -> None:
