@@ -56,6 +56,7 @@ class Home:
         self.path = path.expanduser().absolute()
         self.models_folder = self.path / "models"
         self.ledger_path = self.path / "ledger.sqlite3"
+        self.access_path = self.path / _ACCESS
         self._lock = filelock.FileLock(self.path / ".lock", timeout=_LOCK_TIMEOUT_S, mode=0o600)
 
     @classmethod
@@ -129,6 +130,13 @@ class Home:
             rules = Rules.parse(text)
             self._write_bytes(_ACCESS, _encoded(text))
             return rules
+
+    def preview_access(self, change: Change) -> tuple[str, str]:
+        """The access file as it is, empty without one, and as `edit_access` would write it now; raises as that does."""
+        before = self._read_text(_ACCESS) or ""
+        after = dumps(change(self.access_document()))
+        Rules.parse(after)
+        return before, after
 
     def read_providers(self) -> Document | None:
         """What ``providers.json`` holds, None without one; raises as `access_document`."""

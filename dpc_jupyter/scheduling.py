@@ -1,4 +1,4 @@
-"""Who runs next: a fair queue as pure state, with the clock handed in.
+"""Who runs next, and how fast a node may talk: pure state, with the clock handed in.
 
 Every backend has a number of slots. Peers that wait for one take turns, one request each (round robin by node id,
 which is a proven key, so opening more sessions wins nothing); within a peer's own line interactive goes before batch.
@@ -114,6 +114,35 @@ class _Request:
     backend: str
     priority: Priority
     started_s: float | None = None
+
+
+class FrameBudget:
+    """How fast each node may send frames, over all of its links: a token bucket by node id.
+
+    Parameters
+    ----------
+    clock : callable
+        Seconds, monotonic; only differences count.
+    per_s : float
+        Frames a second that may go on for ever.
+    at_once : float
+        Frames that a node which was quiet may send at once.
+    """
+
+    def __init__(self, clock: Callable[[], float], per_s: float, at_once: float) -> None:
+        self._clock = clock
+        self._per_s = per_s
+        self._at_once = at_once
+        self._full_at: dict[str, float] = {}  # when the bucket is full again; the node that spent last is the last
+
+    def spend(self, node_id: str, frames: float = 1.0) -> float:
+        """Take frames out of a node's bucket, also more than it holds; returns the seconds until none is owed."""
+        now = self._clock()
+        full_at = max(self._full_at.pop(node_id, now), now) + frames / self._per_s
+        while self._full_at and self._full_at[first := next(iter(self._full_at))] <= now:
+            del self._full_at[first]
+        self._full_at[node_id] = full_at
+        return max(0.0, full_at - now - self._at_once / self._per_s)
 
 
 class FairQueue:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import hashlib
+import ssl
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,17 @@ def test_a_certificate_without_or_with_two_names_is_refused(host_id: Identity, e
         (evil_id.node_id + "\0",),
     ):
         refused_as_peer(certificate(key, *names), "claims to be someone else")
+
+
+def test_a_cn_that_is_no_text_is_refused(host_id: Identity) -> None:
+    """A BIT STRING where a name belongs: cryptography reads names late, and raises TypeError."""
+    utf8_string, bit_string = b"\x0c\x29dpc-node-", b"\x03\x29dpc-node-"
+    assert host_id.cert_der.count(utf8_string) == 2, "issuer and subject"
+    der = host_id.cert_der.replace(utf8_string, bit_string)
+    with pytest.raises(HandshakeError, match="cannot be read"):
+        peer_key_from_der(der)
+    with pytest.raises(HandshakeError, match="cannot be read"):
+        peer_key_from_pem(ssl.DER_cert_to_PEM_cert(der))
 
 
 def test_a_hostile_cn_is_not_repeated_raw_nor_at_length(evil_id: Identity) -> None:

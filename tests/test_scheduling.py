@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dpc_jupyter.firewall import Limits
-from dpc_jupyter.scheduling import IDLE_NODES_LIMIT, QUEUE_LIMIT, FairQueue, Queued, Refused, Started
+from dpc_jupyter.scheduling import IDLE_NODES_LIMIT, QUEUE_LIMIT, FairQueue, FrameBudget, Queued, Refused, Started
 
 WIDE = Limits(requests_per_minute=60_000, running=64, queued=64)
 
@@ -231,6 +231,30 @@ def test_a_hundred_thousand_nodes_are_forgotten(queue: FairQueue, clock: Clock) 
         submit(queue, key, "anna")
         queue.finish(key)
     assert len(queue._nodes) == 1
+
+
+def test_a_node_may_send_a_burst_and_then_as_fast_as_its_bucket_fills(clock: Clock) -> None:
+    budget = FrameBudget(clock, per_s=10, at_once=5)
+    waits_s = [budget.spend("anna") for _ in range(7)]
+    assert waits_s == pytest.approx([0, 0, 0, 0, 0, 0.1, 0.2])
+    assert budget.spend("bob") == 0.0
+    clock.now += 0.3
+    assert budget.spend("anna") == pytest.approx(0.0)
+    clock.now += 60
+    assert budget.spend("anna", 5) == pytest.approx(0.0), "never more than a burst, however long it was quiet"
+    assert budget.spend("anna", 20) == pytest.approx(2.0)
+
+
+def test_who_sends_no_more_is_forgotten_and_who_owes_is_not(clock: Clock) -> None:
+    budget = FrameBudget(clock, per_s=10, at_once=5)
+    budget.spend("anna", 200)
+    for number in range(100_000):
+        clock.now += 0.0001
+        budget.spend(f"node{number}")
+    assert budget.spend("anna", 0) > 0
+    clock.now += 0.2
+    budget.spend("bob")
+    assert len(budget._full_at) <= 2
 
 
 def test_an_idle_node_cannot_escape_its_minute_by_pausing(queue: FairQueue, clock: Clock) -> None:

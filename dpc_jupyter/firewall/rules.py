@@ -68,6 +68,11 @@ class Rules:
         """Rules for an access file that cannot be used."""
         return cls(error=reason)
 
+    @property
+    def document(self) -> Document:
+        """What the file holds; empty for one that cannot be used. Not to be changed."""
+        return self._document
+
     def can_request_inference(self, node_id: str, model: str, now: datetime) -> bool:
         """Whether `node_id` may run `model`, the resolved name, now. Costs about a microsecond."""
         return self.is_known(node_id, now) and model in self._grants[node_id].models and model in self._ceiling

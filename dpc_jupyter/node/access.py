@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
+
+import msgspec
 
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.firewall import Decision, Rules
+from dpc_jupyter.firewall import Decision, Edit, Rules
+from dpc_jupyter.firewall.revise import PersonEdit
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.directory import is_node_id
 from dpc_jupyter.sanitize import label
@@ -74,6 +78,16 @@ class Access:
         self.rules = self._home.edit_access(lambda document: firewall.deny(document, node_id, model))
         return node_id
 
+    def revise(self, edits: Sequence[Edit]) -> None:
+        """Make an editor's edits in the file as it is at this moment; raises as `firewall.revise`."""
+        edits = [_dated(edit) for edit in edits]
+        self.rules = self._home.edit_access(lambda document: firewall.revise(document, edits))
+
+    def preview(self, edits: Sequence[Edit]) -> tuple[str, str]:
+        """The file as it is and as `revise` would write it; raises as that does."""
+        edits = [_dated(edit) for edit in edits]
+        return self._home.preview_access(lambda document: firewall.revise(document, edits))
+
     def explain(self, who: str, model: str | None = None) -> Decision:
         """Whether a node may use a model now, and which line of the file decides."""
         return self.rules.explain(self.node_id_of(who), model, dt.datetime.now(dt.UTC))
@@ -103,10 +117,20 @@ class Access:
         )
 
 
+def _dated(edit: Edit) -> Edit:
+    """A span such as ``7d`` becomes the moment at which it ends."""
+    if isinstance(edit, PersonEdit) and isinstance(edit.expires, str):
+        return msgspec.structs.replace(edit, expires="" if edit.expires == "never" else _moment(edit.expires))
+    return edit
+
+
 def _moment(expires: str | None) -> str | None:
     units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-    if expires and expires[:-1].isdigit() and expires[-1] in units:
-        until = dt.datetime.now(dt.UTC) + dt.timedelta(**{units[expires[-1]]: int(expires[:-1])})
+    if expires and expires[:-1].isdecimal() and expires[-1] in units:
+        try:
+            until = dt.datetime.now(dt.UTC) + dt.timedelta(**{units[expires[-1]]: int(expires[:-1])})
+        except (OverflowError, ValueError):
+            raise ConfigError(f"{label(expires)!r} is too long: write never.") from None
         return until.strftime("%Y-%m-%dT%H:%M:%SZ")
     if expires and expires != "never" and not expires[:4].isdigit():
         raise ConfigError(f"{label(expires)!r} is no end: write 12h, 7d, a date such as 2027-01-31, or never.")

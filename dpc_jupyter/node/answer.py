@@ -116,6 +116,8 @@ class AnswerStream:
     host, host_name : str
     abort : callable
         Tells the serving side to stop; called at most once, and only when the request is still open.
+    pieces : int
+        Of text or thinking that came so far: about a token each.
     closed : callable
         Called once with this stream when nothing more will come.
     """
@@ -128,6 +130,7 @@ class AnswerStream:
     status: RemoteInferenceStatus | None = None
     error: DpcError | None = None
     done: bool = False
+    pieces: int = 0
     _text: list[str] = field(default_factory=list)
     _thinking: list[str] = field(default_factory=list)
     _taken: tuple[int, int] = (0, 0)
@@ -162,10 +165,16 @@ class AnswerStream:
                 self._set_clock("first token", clocks.first_token_s)
         self._wake()
 
+    def take_progress(self, status: RemoteInferenceStatus) -> None:
+        """This machine itself fetches the model, which is no silence: the clock starts anew. Not for a host's word."""
+        self._heard_at = time.monotonic()
+        self.take_status(status)
+
     def take_delta(self, text: str, thinking: str) -> None:
         """The next piece came; one without text is no sign of life."""
         if not text and not thinking:
             return
+        self.pieces += 1
         self._chars += len(text) + len(thinking)
         if self._chars > ANSWER_LIMIT_CHARS:
             self.fail(

@@ -25,7 +25,7 @@ from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
 from dpc_jupyter.node.requester import Requester
-from dpc_jupyter.node.status import NodeEvent, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.status import KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.messages import (
     ChatMessage,
@@ -81,6 +81,7 @@ class CoreService:
         self._requester = Requester(self.identity.node_id)
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._asking: dict[AnswerStream, None] = {}
+        self._pieces = 0
         self._offers = Offers(self._host)
         self._stranger_told_at = float("-inf")
         self._stranger_asked_at: dict[str, float] = {}
@@ -166,11 +167,23 @@ class CoreService:
             uri = self.directory.uri_of(self.directory.find(where, self._links.peers))
         if uri is None:
             raise PeerNotConnected(f"No address of {label(where)} is known: use its dpc:// address once.")
-        peer = await self._links.connect(uri, timeout_s)
+        try:
+            peer = await self._links.connect(uri, timeout_s)
+        except DpcError as error:
+            self.directory.note_lost(uri.node_id, str(error))
+            raise
         # The disk is not waited for: a peer is of use before its address is safe.
         if (change := self.directory.remember(uri, peer.name, name)) is not None:
             self._write(self.directory.save, change)
         return self._peer_status(peer)
+
+    async def link_to(self, who: str, *, timeout_s: float = 10.0) -> PeerStatus:
+        """The link to a peer, made if there is none; parameters and errors as `connect`."""
+        if not who.strip().startswith("dpc:"):
+            peer = self._links.of(self.directory.find(who, self._links.peers))
+            if peer is not None:
+                return self._peer_status(peer)
+        return await self.connect(who, timeout_s=timeout_s)
 
     async def disconnect(self, who: str) -> None:
         """End every link to a peer; what it has open fails by name."""
@@ -185,6 +198,16 @@ class CoreService:
         """Every open link."""
         return tuple(self._peer_status(peer) for peer in self._links.peers)
 
+    def known(self) -> tuple[KnownPeer, ...]:
+        """Every peer that was dialled before, linked or not."""
+        return self.directory.peers()
+
+    def refresh(self) -> None:
+        """Ask every linked peer what it offers and how busy it is; `peers` then tells."""
+        for peer in self._links.peers:
+            if peer.outgoing or peer.offers:
+                peer.send(GetProviders())
+
     async def models(self, host: str | None = None, *, timeout_s: float = 5.0) -> tuple[ProviderInfo, ...]:
         """The models that a compute host lets us use now; None or ``local`` for this machine's own."""
         if host in (None, LOCAL):
@@ -192,6 +215,10 @@ class CoreService:
         assert host is not None
         peer = self._peer(host)
         return await self._offers.ask(peer, timeout_s)
+
+    def engine_troubles(self) -> tuple[str, ...]:
+        """One sentence for each engine of this machine that is down."""
+        return tuple(self._registry.reasons.values())
 
     def _peer(self, host: str) -> Peer:
         node_id = self.directory.find(host, self._links.peers)
@@ -297,6 +324,7 @@ class CoreService:
 
     def _asked(self, stream: AnswerStream) -> None:
         self._asking.pop(stream, None)
+        self._pieces += stream.pieces
         answer = stream.answer
         self.ledger.record(
             Entry(
@@ -314,6 +342,10 @@ class CoreService:
                 outcome="ok" if stream.error is None else stream.error.code,
             )
         )
+
+    async def pause(self, paused: bool) -> None:
+        """Refuse new requests of peers for now, or no more; what runs or waits goes on."""
+        self._host.paused = paused
 
     # Serving: what peers say, in one table's worth of branches.
 
@@ -346,7 +378,7 @@ class CoreService:
             case GetProviders():
                 self._offers.answer(peer)
             case ProvidersResponse():
-                if self._offers.take(peer, message.providers):
+                if self._offers.take(peer, message):
                     name = self.directory.name_of(peer)
                     self._tell("models_changed", peer.node_id, f"{name} offers {len(peer.offers)} models.")
             case BadRequest():
@@ -358,6 +390,8 @@ class CoreService:
         self._host.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
         self._offers.forget(peer)
+        if peer.outgoing and self._links.of(peer.node_id) is None:
+            self.directory.note_lost(peer.node_id, f"disconnected: {reason}")
         self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
 
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
@@ -441,6 +475,8 @@ class CoreService:
             session=self.session,
             uri=None if self.uri is None else str(self.uri),
             sharing=rules.enabled,
+            paused=self._host.paused,
+            tokens=self._pieces + self._host.pieces + sum(stream.pieces for stream in self._asking),
             access_error=rules.error,
             ledger_error=self.ledger.error,
             peers=self.peers(),
@@ -452,6 +488,7 @@ class CoreService:
                     serving.state,
                     serving.position if serving.state == "queued" else None,
                     now - serving.arrived_at,
+                    serving.pieces,
                 )
                 for serving in self._host.servings
             ),
@@ -463,6 +500,7 @@ class CoreService:
                     "running" if stream.status is None else stream.status.state,
                     None if stream.status is None else stream.status.position,
                     now - stream.started_at,
+                    stream.pieces,
                 )
                 for stream in self._asking
             ),
@@ -479,6 +517,7 @@ class CoreService:
             extended=peer.extended,
             rtt_s=peer.rtt_s,
             models=peer.offers,
+            load=peer.load,
         )
 
     async def _note_pending(self) -> None:

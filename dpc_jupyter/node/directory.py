@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -14,6 +14,7 @@ from dpc_jupyter.errors import PeerNotConnected, UriError
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.status import KnownPeer
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 
@@ -75,6 +76,7 @@ class Directory:
         self._home = home
         self._rules = rules
         self._known: dict[str, dict[str, Any]] = home.read_peers()
+        self._lost: dict[str, str] = {}
 
     @property
     def known(self) -> dict[str, dict[str, Any]]:
@@ -86,6 +88,7 @@ class Directory:
 
         It keeps the first name that it got; only a given name replaces that.
         """
+        self._lost.pop(uri.node_id, None)
         before = self._known.get(uri.node_id, {})
 
         def change(known: dict[str, Any]) -> dict[str, Any]:
@@ -101,8 +104,20 @@ class Directory:
         self._known = change(self._known)
         after = self._known[uri.node_id]
         # A write is an fsync and a lock, and competes with the first request: for the time of day alone, hourly.
-        fresh = after["last_seen"] - before.get("last_seen", 0) < _REWRITE_S
+        fresh = after["last_seen"] - _seen(before) < _REWRITE_S
         return None if fresh and {**before, "last_seen": after["last_seen"]} == after else change
+
+    def note_lost(self, node_id: str, reason: str) -> None:
+        """It could not be reached, or its link has ended."""
+        if node_id in self._known:
+            self._lost[node_id] = reason
+
+    def peers(self) -> tuple[KnownPeer, ...]:
+        """Every peer that was dialled once."""
+        return tuple(
+            KnownPeer(node_id, self.name_of(node_id), _seen(entry), self._lost.get(node_id, ""))
+            for node_id, entry in self._known.items()
+        )
 
     def save(self, change: Change) -> None:
         """Write a change of `remember`; blocks on the disk."""
@@ -148,6 +163,12 @@ class Directory:
         names = sorted({self.name_of(node_id) for node_id in known})
         hint = f"Known: {', '.join(names)}." if names else "Connect first: %dpc_connect dpc://..."
         raise PeerNotConnected(f"Peer {label(words)} is not connected. {hint}")
+
+
+def _seen(entry: Mapping[str, Any]) -> float:
+    """In unix seconds; people edit the file too."""
+    seen = entry.get("last_seen")
+    return float(seen) if isinstance(seen, int | float) and 0 <= seen < 2**53 else 0.0
 
 
 def short(node_id: str) -> str:

@@ -33,6 +33,7 @@ from dpc_jupyter.node.requester import DENIED
 from dpc_jupyter.node.serving import OUTBOX_CHARS, Serving, conversation
 from dpc_jupyter.protocol.framing import LIMIT_BYTES
 from dpc_jupyter.protocol.messages import (
+    Load,
     ProviderInfo,
     RemoteInferenceRequest,
     RemoteInferenceResponse,
@@ -42,6 +43,8 @@ from dpc_jupyter.scheduling import FairQueue, Queued, Refused
 
 # Requests of one link that are open in any state, before its limits are even looked up. HTTP/2 servers allow 100.
 OPEN_LIMIT = 64
+# Of one node, over all of its links: as many prompts of a whole frame as a default access file lets wait.
+OPEN_LIMIT_BYTES = 8 * 1024 * 1024
 # An engine that never makes the loop wait must still let tokens out, and everyone else in.
 TURN_S = 0.001
 # A peer that answers PING but reads nothing of its answer must not hold a slot; as long as its own idle clock.
@@ -82,8 +85,23 @@ class Host:
         self._queue = FairQueue(time.monotonic)
         self._open: dict[tuple[Peer, str], Serving] = {}
         self._open_of: dict[Peer, int] = {}
+        self._open_bytes_of = Counter[str]()
         self._stopping = False
+        self.paused = False
+        self._pieces = 0
         self._noted_in, self._noted = 0, Counter[str]()
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of text that peers got since the start."""
+        return self._pieces + sum(serving.pieces for serving in self._open.values())
+
+    def load(self) -> Load:
+        """How busy this host is."""
+        places = self._queue.positions().values()
+        etas = [place.eta_s for place in places if place.eta_s is not None]
+        running = sum(serving.started_at is not None for serving in self._open.values())
+        return Load(running, len(places), max(etas, default=None))
 
     @property
     def servings(self) -> list[Serving]:
@@ -93,6 +111,10 @@ class Host:
     async def offers_for(self, node_id: str) -> tuple[ProviderInfo, ...]:
         """The models that this node may use now; empty without permission."""
         return tuple(provider_info(*offer) for offer in await self._allowed(node_id))
+
+    def lets_in(self, node_id: str) -> bool:
+        """Whether a node has any permission now."""
+        return self._rules().is_known(node_id, dt.datetime.now(dt.UTC))
 
     async def _allowed(self, node_id: str) -> list[tuple[Backend, ModelInfo]]:
         rules, now = self._rules(), dt.datetime.now(dt.UTC)
@@ -110,10 +132,18 @@ class Host:
         if self._stopping:
             self.refuse(peer, request.request_id, InferenceError("The host is shutting down."))
             return
+        if self.paused and self.lets_in(peer.node_id):
+            self.refuse(peer, request.request_id, Busy("Busy: the host's owner has paused sharing; try again later."))
+            return
         if self._open_of.get(peer, 0) >= OPEN_LIMIT:
             self.refuse(peer, request.request_id, Busy(f"Busy: {OPEN_LIMIT} requests of yours are open at this host."))
             return
         serving = Serving(peer, request, time.monotonic())
+        if self._open_bytes_of[peer.node_id] + serving.prompt_bytes > OPEN_LIMIT_BYTES:
+            limit = f"{OPEN_LIMIT_BYTES >> 20} MiB of your prompts are open at this host"
+            self.refuse(peer, request.request_id, Busy(f"Busy: {limit}; try again when one has finished."))
+            return
+        self._open_bytes_of[peer.node_id] += serving.prompt_bytes
         self._open[key] = serving
         self._open_of[peer] = self._open_of.get(peer, 0) + 1
         serving.task = asyncio.get_running_loop().create_task(self._serve(serving))
@@ -187,8 +217,13 @@ class Host:
         request, peer = serving.request, serving.peer
         backend, model = await self._resolve(peer, request)
         serving.model, serving.provider, serving.context_window = model.name, backend.alias, model.context_window
-        serving.engine_type = backend.type
-        generation = Generation(model.name, conversation(request, model), request.options.clamped())
+        serving.engine_type, serving.warm = backend.type, model.warm
+
+        def tell(news: str) -> None:
+            if serving.task is not None and serving.first_token_at is None:  # a fetch goes on when its asker has gone
+                serving.tell(RemoteInferenceStatus(request.request_id, "loading", note=news))
+
+        generation = Generation(model.name, conversation(request, model), request.options.clamped(), tell)
         await self._take_place(serving, backend)
         serving.started_at = time.monotonic()
         loading = model.warm is False
@@ -288,7 +323,8 @@ class Host:
         serving.state, moved = "queued", serving.position != position
         serving.position = position
         if moved:
-            serving.tell(RemoteInferenceStatus(serving.request.request_id, "queued", position, eta_s))
+            note = {True: "model warm", False: "model cold", None: ""}[serving.warm]
+            serving.tell(RemoteInferenceStatus(serving.request.request_id, "queued", position, eta_s, note))
 
     def _tell_positions(self) -> None:
         for waiting, place in self._queue.positions().items():
@@ -303,9 +339,13 @@ class Host:
         """Free the slot, respond, and note it: the one end of every request."""
         peer = serving.peer
         del self._open[peer, serving.request.request_id]
+        self._pieces += serving.pieces
         self._open_of[peer] -= 1
         if not self._open_of[peer]:
             del self._open_of[peer]
+        self._open_bytes_of[peer.node_id] -= serving.prompt_bytes
+        if not self._open_bytes_of[peer.node_id]:
+            del self._open_bytes_of[peer.node_id]
         self._may_start(self._queue.finish(serving))
         if serving.state not in ("resolving", "refused"):
             self._tell_positions()

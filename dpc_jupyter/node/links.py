@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import socket
+import time
 from typing import Any, Protocol
 from weakref import WeakValueDictionary
 
@@ -15,6 +16,7 @@ from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.protocol.connection import BadRequest, Connection
 from dpc_jupyter.protocol.handshake import SALT_BYTES
 from dpc_jupyter.protocol.messages import Ext, Message
+from dpc_jupyter.scheduling import FrameBudget
 from dpc_jupyter.transports.base import ByteStream
 from dpc_jupyter.transports.tls import HalfOpen, Listener, TlsStream, client_context, dial, server_context
 
@@ -27,6 +29,13 @@ SESSIONS_PER_NODE = 16
 # Nodes that nobody has let in may knock, so that the owner sees them; the oldest makes room for the newest.
 STRANGERS_LIMIT = 16
 STRANGER_SESSIONS = 2
+# Frames of one node over all of its links, answers to our requests apart. A thousand a second cost less than a tenth of
+# a core, and are as many requests as an access file can allow.
+FRAMES_PER_S = 1000.0
+FRAMES_AT_ONCE = 2000.0
+# A D-PC Messenger sends 3 frames on connecting, and a stranger's one question a second is answered.
+STRANGER_FRAMES_PER_S = 5.0
+STRANGER_FRAMES_AT_ONCE = 20.0
 # For the last words of every link when the node stops.
 _FAREWELL_S = 1.0
 
@@ -66,6 +75,8 @@ class Links:
         self._peers: dict[tuple[str, str, bool], Peer] = {}
         self._opened: set[Peer] = set()
         self._streams: set[Peer] = set()
+        self._frames = FrameBudget(time.monotonic, FRAMES_PER_S, FRAMES_AT_ONCE)
+        self._stranger_frames = FrameBudget(time.monotonic, STRANGER_FRAMES_PER_S, STRANGER_FRAMES_AT_ONCE)
         self._all_gone = asyncio.Event()
         self.uri: PeerUri | None = None
 
@@ -211,6 +222,11 @@ class Links:
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
             waiting.set_result(peer)
         self._node.peer_opened(peer)
+
+    def spend(self, peer: Peer, frames: float) -> float:
+        """From a link."""
+        budget = self._stranger_frames if peer.stranger else self._frames
+        return budget.spend(peer.node_id, frames)
 
     def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
         """From a link."""

@@ -17,7 +17,7 @@ async def run_here(registry: Registry, stream: AnswerStream) -> None:
 
     def tell(news: str) -> None:
         if not stream.done:  # a download goes on when whoever asked has gone
-            stream.take_status(RemoteInferenceStatus(request.request_id, "loading", note=news))
+            stream.take_progress(RemoteInferenceStatus(request.request_id, "loading", note=news))
 
     try:
         backend, model = await registry.resolve(request.model, request.provider)

@@ -7,6 +7,7 @@ import contextlib
 import logging
 
 import msgspec
+from msgspec import UNSET
 
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.node.host import Host
@@ -39,11 +40,12 @@ class Offers:
                 await answered.wait()
         return peer.offers
 
-    def take(self, peer: Peer, offers: tuple[ProviderInfo, ...]) -> bool:
+    def take(self, peer: Peer, said: ProvidersResponse) -> bool:
         """A peer says what we may use; returns whether that is news."""
+        peer.load = None if said.load is UNSET else said.load
         cleaned = tuple(
             msgspec.structs.replace(o, alias=label(o.alias, 128), model=label(o.model, 256), type=label(o.type))
-            for o in offers
+            for o in said.providers
         )
         changed, peer.offers = cleaned != peer.offers, cleaned
         self._answered(peer)
@@ -92,4 +94,5 @@ class Offers:
             asked = self._telling.pop(peer)
         if not peer.closed and (asked or offers != self._told.get(peer)):
             self._told[peer] = offers
-            peer.send(ProvidersResponse(offers[:OFFERS_LIMIT]))
+            told = peer.extended and self._host.lets_in(peer.node_id)
+            peer.send(ProvidersResponse(offers[:OFFERS_LIMIT], self._host.load() if told else UNSET))

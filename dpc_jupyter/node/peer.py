@@ -10,7 +10,18 @@ from typing import Protocol
 
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
 from dpc_jupyter.protocol.connection import Authenticated, BadRequest, Connection, Event
-from dpc_jupyter.protocol.messages import Goodbye, Message, Ping, Pong, ProviderInfo, Unknown
+from dpc_jupyter.protocol.messages import (
+    Goodbye,
+    Load,
+    Message,
+    Ping,
+    Pong,
+    ProviderInfo,
+    RemoteInferenceChunk,
+    RemoteInferenceResponse,
+    RemoteInferenceStatus,
+    Unknown,
+)
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.base import ByteStream
 
@@ -19,11 +30,10 @@ PING_EVERY_S = 5.0
 SILENCE_S = 30.0
 # Answers wait in their outboxes, not here: what piles up beyond this is replies that the peer asks for and never reads.
 UNSENT_LIMIT_BYTES = 4 * 1024 * 1024
-# A node that nobody has let in: a D-PC Messenger sends 3 frames on connecting, and one question a second is answered.
-STRANGER_FRAMES_PER_S = 5.0
-STRANGER_FRAMES_AT_ONCE = 20.0
-# So many bytes count as one frame more: parsing a hostile mebibyte holds the node up for a tenth of a second.
-STRANGER_FRAME_BYTES = 8 * 1024
+# So many bytes count as one frame more: parsing a hostile mebibyte takes as long as refusing 300 requests.
+FRAME_BYTES = 8 * 1024
+# What this node asked for is not counted, however much it is.
+_ANSWERS = (RemoteInferenceChunk, RemoteInferenceStatus, RemoteInferenceResponse)
 
 _REFUSED_LINGER_S = 0.3
 # uvloop hands over up to 8 MiB of one socket in a turn of its loop: one peer's frames must not hold up the others'.
@@ -35,6 +45,9 @@ class Owner(Protocol):
 
     def peer_authenticated(self, peer: Peer, /) -> None:
         """The peer proved its id; a server must admit or refuse it now."""
+
+    def spend(self, peer: Peer, frames: float, /) -> float:
+        """Take frames out of its node's budget; returns the seconds to read no more of it."""
 
     def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
         """A message came over an open link."""
@@ -71,7 +84,9 @@ class Peer:
     rtt_s : float or None
         Round trip in seconds, of the last PING.
     stranger : bool
-        Nobody has let this node in: its frames are counted, and too many end the link.
+        Nobody has let this node in: it may send little, and more ends the link.
+    asked : bool
+        We have sent it a request: its answers are wanted, late ones too.
     """
 
     def __init__(self, stream: ByteStream, connection: Connection, owner: Owner, *, outgoing: bool) -> None:
@@ -88,11 +103,12 @@ class Peer:
         self._events: Iterator[Event] | None = None
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
-        self._frames_left, self._frames_at = STRANGER_FRAMES_AT_ONCE, time.monotonic()
-        self.stranger = False
+        self._wait_s = 0.0
+        self.stranger = self.asked = False
         self.closed = False
         self.outgoing = outgoing
         self.node_id = self.name = self.session = ""
+        self.load: Load | None = None
         self.offers: tuple[ProviderInfo, ...] = ()
         self.rtt_s: float | None = None
 
@@ -171,10 +187,9 @@ class Peer:
     def data_received(self, data: bytes) -> None:
         """From the stream."""
         self._silent_beats = 0
+        if not (self.closed or self.asked):
+            self._spend(len(data) / FRAME_BYTES)
         if self.closed:
-            return
-        if self.stranger and not self._within_budget(len(data) / STRANGER_FRAME_BYTES):
-            self.abort("it was not let in, and sent too much")
             return
         self._inbox.append(data)
         if not self._paused:
@@ -192,7 +207,7 @@ class Peer:
                     self._take(event)
                     if self.closed:
                         return
-                    if time.monotonic() > until:
+                    if self._wait_s or time.monotonic() > until:
                         self._pause()
                         return
                 self._events = None
@@ -209,7 +224,10 @@ class Peer:
             self._paused = True
             self._stream.pause_reading()
         self._schedule()
-        self._loop.call_soon(self._read)
+        # A node over its budget waits: an honest one that asks in a loop loses time and no answer. Only time ends the
+        # wait, so two that wait for each other cannot be stuck.
+        wait_s, self._wait_s = self._wait_s, 0.0
+        self._loop.call_later(wait_s, self._read)
 
     def writable(self) -> None:
         """From the stream."""
@@ -241,11 +259,11 @@ class Peer:
         self._owner.peer_closed(self, reason)
 
     def _take(self, event: Event) -> None:
-        if self.stranger and not self._within_budget(1.0):
-            self.abort("it was not let in, and sent too many messages")
-        elif self.closed:
+        if not (self.asked and isinstance(event, _ANSWERS)):
+            self._spend(1.0)
+        if self.closed:
             return
-        elif isinstance(event, Authenticated):
+        if isinstance(event, Authenticated):
             self.node_id, self.name = event.node_id, label(event.name)
             self.session = "" if event.ext is None else event.ext.session
             self._owner.peer_authenticated(self)
@@ -260,12 +278,12 @@ class Peer:
         elif not isinstance(event, Unknown):
             self._owner.peer_said(self, event)
 
-    def _within_budget(self, frames: float) -> bool:
-        now = time.monotonic()
-        refill = (now - self._frames_at) * STRANGER_FRAMES_PER_S
-        self._frames_left = min(self._frames_left + refill, STRANGER_FRAMES_AT_ONCE) - frames
-        self._frames_at = now
-        return self._frames_left >= 0
+    def _spend(self, frames: float) -> None:
+        if not self.node_id:
+            return  # the gate bounds who has proved nothing yet
+        self._wait_s = self._owner.spend(self, frames)
+        if self._wait_s and self.stranger:
+            self.abort("it was not let in, and sent too much")
 
     def _opened(self) -> None:
         self._schedule()
@@ -275,7 +293,8 @@ class Peer:
     def _keep_alive(self) -> None:
         # Beats are counted, not seconds: when this process itself stalls, only one beat is late, and what the peer
         # sent meanwhile is read before the next.
-        self._silent_beats += 1
+        if not self._paused:  # we do not listen: that is no silence
+            self._silent_beats += 1
         if self._silent_beats > SILENCE_S / PING_EVERY_S:
             self.abort(f"it was silent for {SILENCE_S:g} s")
             return

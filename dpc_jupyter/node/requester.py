@@ -71,6 +71,7 @@ class Requester:
             peer.send(_wire_request(request, peer.extended))
         except LocalProtocolError as error:
             raise InvalidRequest(str(error)) from error
+        peer.asked = True
         stream = AnswerStream(request, peer.node_id, host_name, abort, forget)
         self._pending_inference_requests[key] = stream
         self._next_index[stream] = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -38,6 +39,7 @@ class Serving:
     model: str = ""
     provider: str = ""
     engine_type: str = ""
+    warm: bool | None = None
     context_window: int | None = None
     state: str = "resolving"
     position: int | None = None
@@ -58,6 +60,7 @@ class Serving:
 
     def __post_init__(self) -> None:
         self.streams = self.request.stream and self.peer.extended
+        self.prompt_bytes = prompt_bytes(self.request)
 
     def add(self, text: str, thinking: str) -> None:
         """The engine said something: it leaves at the end of this turn of the loop, if the peer reads."""
@@ -156,6 +159,13 @@ class Serving:
         error = BackendError("The engine gave up on this request.") if task.cancelled() else task.exception()
         assert error is None or isinstance(error, DpcError)
         return error
+
+
+def prompt_bytes(request: RemoteInferenceRequest) -> int:
+    """What the texts and images of a request take in memory: one emoji makes every character of its text 4 bytes."""
+    images = [*request.images, *(image for turn in request.messages for image in turn.images)]
+    texts = [request.prompt, *[turn.content for turn in request.messages], *[image.base64 for image in images]]
+    return sum(map(sys.getsizeof, texts))
 
 
 def encodable(text: str) -> str:

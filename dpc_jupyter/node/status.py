@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dpc_jupyter.protocol.messages import ProviderInfo
+from dpc_jupyter.protocol.messages import Load, ProviderInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,8 @@ class PeerStatus:
         What it lets us use.
     extended : bool
         It streams, queues and cancels; else it is a plain DPTP v1.5 peer.
+    load : Load or None
+        How busy it is, by its own word when it was last asked.
     """
 
     node_id: str
@@ -34,11 +36,22 @@ class PeerStatus:
     extended: bool
     rtt_s: float | None
     models: tuple[ProviderInfo, ...]
+    load: Load | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KnownPeer:
+    """One that was dialled before. `last_seen` in unix seconds; `reason` says why it could not be reached, if so."""
+
+    node_id: str
+    name: str
+    last_seen: float
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
 class RequestStatus:
-    """One open request, here or elsewhere. `waited_s` counts from its arrival."""
+    """One open request, here or elsewhere. `waited_s` counts from its arrival, `tokens` are those so far."""
 
     peer: str
     peer_name: str
@@ -46,6 +59,7 @@ class RequestStatus:
     state: str
     position: int | None
     waited_s: float
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,10 @@ class NodeStatus:
         The address to give to a peer; None while the node does not listen.
     sharing : bool
         The access file says ``compute.enabled``.
+    paused : bool
+        New requests of peers are refused for now.
+    tokens : int
+        Pieces of text since the start, of our answers and of those that peers got here.
     access_error, ledger_error : str or None
         Why the access file denies everyone, or why usage is not being noted.
     serving, asking : tuple of RequestStatus
@@ -69,6 +87,8 @@ class NodeStatus:
     session: str
     uri: str | None
     sharing: bool
+    paused: bool
+    tokens: int
     access_error: str | None
     ledger_error: str | None
     peers: tuple[PeerStatus, ...]

@@ -24,6 +24,7 @@ _STOP_S = 5.0
 # How long the main thread sleeps at most before it looks for an interrupt; Python runs signal handlers between waits.
 _POLL_S = 0.05
 _CANCEL_S = 0.2
+_STOPPED = "The node is stopped: start it again with %dpc_start."
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -163,10 +164,11 @@ class BackgroundNode:
         DpcError
             The node is stopped.
         """
-        if not self.running:
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
             work.close()
-            raise DpcError("The node is stopped: start it again with %dpc_start.")
-        return asyncio.run_coroutine_threadsafe(work, self._loop)
+            raise DpcError(_STOPPED) from None
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the node's loop and wait; an interrupt cancels it."""
@@ -178,6 +180,9 @@ class BackgroundNode:
                 except TimeoutError:
                     if future.done():  # by the wait or by the work: its own outcome says
                         return future.result()
+                    if not self.running:  # its loop ended before it came to this
+                        work.close()
+                        raise DpcError(_STOPPED) from None
         except KeyboardInterrupt:
             future.cancel()
             raise

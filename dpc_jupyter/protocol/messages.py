@@ -99,10 +99,22 @@ class ProviderInfo(Struct, frozen=True, omit_defaults=False):
     warm: bool | None = None
 
 
+class Load(Struct, frozen=True):
+    """How busy a host is: requests of everybody that run and wait, and the seconds that one more would wait."""
+
+    running: Count
+    waiting: Count
+    eta_s: float | None = None
+
+
 class ProvidersResponse(Message, frozen=True, omit_defaults=False):
-    """The models this peer may use now; empty without permission. Pushed again when rules or models change."""
+    """The models this peer may use now; empty without permission. Pushed again when rules or models change.
+
+    `load` goes only to peers that use extensions and have a permission.
+    """
 
     providers: Annotated[tuple[ProviderInfo, ...], Meta(max_length=512)] = ()
+    load: Load | UnsetType = UNSET
 
 
 class Image(Struct, frozen=True, forbid_unknown_fields=True):

@@ -24,10 +24,9 @@ from dpc_jupyter.transports.base import Receiver
 # 8888, where D-PC Messenger listens, is Jupyter's port.
 DEFAULT_PORT = 8889
 _PORTS_TRIED = 20
-# OpenSSH's MaxStartups begins to refuse at 10 and stops at 100; one address that opens more than a browser's 6
-# connections at once has no honest reason.
+# OpenSSH's MaxStartups begins to refuse at 10 and stops at 100. No limit by address: all the kernels of a JupyterHub
+# come from one, and whoever holds most gives way anyway.
 HALF_OPEN_LIMIT = 64
-HALF_OPEN_PER_ADDRESS = 8
 # From accept to a finished HELLO; OpenSSH gives 120 s for a password, a key needs none.
 HANDSHAKE_S = 5.0
 # For the peer to answer our closing; asyncio's 30 s would let one that never reads hold a descriptor as long.
@@ -123,8 +122,10 @@ class TlsStream(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         """From asyncio."""
         self._ended = "the peer closed the connection" if error is None else f"the connection broke ({error})"
-        if self._receiver is not None:
-            self._receiver.stream_closed(self._ended)
+        # They hold each other: without this both, and their buffers, would wait for the garbage collector.
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.stream_closed(self._ended)
 
 
 def client_context() -> ssl.SSLContext:
@@ -218,10 +219,9 @@ class _Gate:
         return len(self._waiting)
 
     def enter(self, sock: socket.socket, address: str) -> HalfOpen:
-        if self._by_address[address] >= HALF_OPEN_PER_ADDRESS:
-            self._drop_oldest_of(address)
-        elif len(self._waiting) >= HALF_OPEN_LIMIT:
-            self._drop_oldest_of(self._by_address.most_common(1)[0][0])
+        if len(self._waiting) >= HALF_OPEN_LIMIT:
+            greediest = self._by_address.most_common(1)[0][0]
+            next(waiting for waiting in self._waiting if waiting.address == greediest).drop()
         entered = HalfOpen(self, sock, address)
         self._waiting[entered] = None
         self._by_address[address] += 1
@@ -231,9 +231,6 @@ class _Gate:
         if half_open in self._waiting:
             del self._waiting[half_open]
             self._by_address -= Counter({half_open.address: 1})
-
-    def _drop_oldest_of(self, address: str) -> None:
-        next(waiting for waiting in self._waiting if waiting.address == address).drop()
 
 
 def _limited_as(address: str) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from dpc_jupyter.errors import Busy, InferenceError
 from dpc_jupyter.node.answer import AnswerStream
-from dpc_jupyter.node.host import OPEN_LIMIT
+from dpc_jupyter.node.host import OPEN_LIMIT, OPEN_LIMIT_BYTES
 from dpc_jupyter.node.peer import UNSENT_LIMIT_BYTES, Peer
 from dpc_jupyter.protocol.connection import BadRequest, _encode
 from dpc_jupyter.protocol.framing import encode_frame
@@ -21,6 +21,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceCancel,
     RemoteInferenceRequest,
 )
+from dpc_jupyter.scheduling import FrameBudget
 from node.conftest import MakeNode, MakePair, Pair
 from node.stub import PIECE, StubEngine
 from node.waiting import until
@@ -230,6 +231,7 @@ async def test_a_peers_flood_of_frames_is_worked_off_in_turns(allowed: Pair, mon
     loop, began = asyncio.get_running_loop(), time.monotonic()
     told: list[str] = []
     monkeypatch.setattr(allowed.host._host, "cancel", lambda peer, request_id: told.append(request_id))
+    monkeypatch.setattr(allowed.host._links, "_frames", FrameBudget(time.monotonic, 1e9, 1e9))
     flood = [RemoteInferenceCancel(f"none-{number}") for number in range(40_000)]
     frames = b"".join(encode_frame(_encode(message)) for message in flood)
     link = allowed.host_link
@@ -246,3 +248,87 @@ async def test_a_peers_flood_of_frames_is_worked_off_in_turns(allowed: Pair, mon
     assert 0 < first < len(flood), "the first turn takes a part"
     assert told == [message.request_id for message in flood], "nothing is lost, and the order holds"
     assert len(turns) > 10, "everyone else had turns between"
+
+
+async def test_a_nodes_flood_of_frames_waits_over_all_of_its_links_and_nothing_of_it_is_lost(
+    allowed: Pair, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second = await make_node("bob too", home=allowed.asker.home)
+    await second.connect(str(allowed.host.uri))
+    carol = await make_node("carol")
+    allowed.host.access.allow(carol.identity.node_id)
+    await carol.connect(str(allowed.host.uri))
+    await until(lambda: all(node.peers()[0].models for node in (second, carol)))
+    per_s, at_once = 100.0, 50.0
+    monkeypatch.setattr(allowed.host._links, "_frames", FrameBudget(time.monotonic, per_s, at_once))
+    told: list[str] = []
+    monkeypatch.setattr(allowed.host._host, "cancel", lambda peer, request_id: told.append(request_id))
+    began = time.monotonic()
+    links = (allowed.asker_link, second._links.peers[0])
+    for number in range(200):
+        links[number % 2].send(RemoteInferenceCancel(f"none-{number}"))
+    taken_before_carol: list[int] = []
+    asked = asyncio.create_task(carol.send_ai_query("hello", allowed.host_id))
+    asked.add_done_callback(lambda _: taken_before_carol.append(len(told)))
+    while len(told) < 200:
+        assert len(told) <= at_once + per_s * (time.monotonic() - began) + 2  # each link goes one over at most
+        await asyncio.sleep(0.005)
+    assert taken_before_carol and taken_before_carol[0] < 200, "another node does not wait with it"
+    assert sorted(told) == sorted(f"none-{number}" for number in range(200))
+
+
+async def test_large_frames_count_for_more(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    spent: list[float] = []
+    spend = allowed.host._links.spend
+
+    def count(peer: Peer, frames: float) -> float:
+        spent.append(frames)
+        return spend(peer, frames)
+
+    monkeypatch.setattr(allowed.host._links, "spend", count)
+    await allowed.ask("x" * 1_000_000).complete()
+    assert 120 < sum(spent) < 140
+
+
+async def test_an_answer_costs_its_asker_nothing_of_the_hosts_budget(
+    make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pair = await make_pair(StubEngine(tokens=500, pause_s=0.0005))
+    monkeypatch.setattr(pair.asker._links, "_frames", FrameBudget(time.monotonic, 1.0, 20.0))
+    async with asyncio.timeout(5):
+        assert (await pair.ask().complete()).text == PIECE * 500
+
+
+async def test_prompts_that_are_open_are_bounded_by_bytes_over_all_links_of_a_node(
+    make_pair: MakePair, make_node: MakeNode
+) -> None:
+    pair = await make_pair(running=2, queued=64)
+    second = await make_node("bob too", home=pair.asker.home)
+    await second.connect(str(pair.host.uri))
+    carol = await make_node("carol")
+    pair.host.access.allow(carol.identity.node_id)
+    await carol.connect(str(pair.host.uri))
+    pair.engine.hold()
+    prompt = "x" * 1_000_000
+    assert 8 * len(prompt) < OPEN_LIMIT_BYTES < 9 * len(prompt)
+    held = [node.execute_ai_query(prompt, pair.host_id) for node in (pair.asker, second) for _ in range(4)]
+    await until(lambda: len(pair.host.status().serving) == 8)
+    for node in (pair.asker, second):
+        reason = await refusal(node.execute_ai_query(prompt, pair.host_id))
+        assert "8 MiB of your prompts are open at this host; try again when one has finished" in reason
+    small, others = pair.ask(), carol.execute_ai_query(prompt, pair.host_id)
+    await until(lambda: len(pair.host.status().serving) == 10)
+    held[-1].cancel()
+    await until(lambda: len(pair.host.status().serving) == 9)
+    again = pair.ask(prompt)
+    pair.engine.gate.set()
+    for stream in (*held[:-1], small, others, again):
+        assert (await stream.complete()).text == PIECE * 4
+
+
+async def test_a_prompt_counts_as_what_it_takes_in_memory(allowed: Pair) -> None:
+    """One emoji makes Python keep every character of its text in 4 bytes."""
+    allowed.engine.hold()
+    streams = [allowed.ask("x" * 1_000_000 + "\N{GRINNING FACE}") for _ in range(3)]
+    await until(lambda: any(stream.done for stream in streams))
+    assert "8 MiB of your prompts" in await refusal(streams[-1])

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import time
+import weakref
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -13,6 +16,7 @@ from dpc_jupyter.node import peer as peer_module
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.protocol.connection import State
 from dpc_jupyter.protocol.messages import GetProviders, Goodbye, RemoteInferenceChunk
+from dpc_jupyter.scheduling import FrameBudget
 from dpc_jupyter.transports.tls import HalfOpen, Listener, TlsStream, client_context, dial, server_context
 from transports.nodes import LOOPBACK, Ear, Stub, node, until
 
@@ -217,7 +221,50 @@ async def test_peers_that_have_nothing_to_say_stay_linked(quick: None, linked: t
     assert 0 <= peer.rtt_s < 2
 
 
+async def test_a_peer_that_is_not_read_for_a_while_is_not_called_silent(
+    quick: None, linked: tuple[Stub, Stub, Peer, Peer]
+) -> None:
+    host, _, _, theirs = linked
+    host.links._frames = FrameBudget(time.monotonic, per_s=20, at_once=1)
+    for _ in range(40):
+        theirs.send(GetProviders())
+    await until(lambda: len(host.said) == 40, "it was heard to its end, after two seconds")
+    assert host.closed == []
+
+
+@pytest.mark.parametrize("end", [Peer.abort, Peer.close])
+async def test_a_link_that_ends_while_it_is_not_read_ends_without_a_fault(
+    linked: tuple[Stub, Stub, Peer, Peer], end: Callable[[Peer, str], None]
+) -> None:
+    host, _, peer, theirs = linked
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    host.links._frames = FrameBudget(time.monotonic, per_s=10, at_once=1)
+    for _ in range(4):
+        theirs.send(GetProviders())
+    await until(lambda: peer._paused)
+    end(peer, "enough")
+    await asyncio.sleep(0.5)
+    assert len(host.said) < 4 and host.closed == [(peer.node_id, "enough")]
+    assert faults == []
+
+
 # The end of a link.
+
+
+async def test_an_ended_link_waits_for_no_garbage_collector(host_id: Identity, guest_id: Identity) -> None:
+    async with node(host_id) as host, node(guest_id, listen=None) as guest:
+        ends = [weakref.ref(await guest.connect(host.uri))]
+        await until(lambda: host.opened)
+        ends.append(weakref.ref(host.opened.pop()))
+        guest.opened.clear()
+        gc.collect()
+        gc.disable()
+        try:
+            guest.links.peers[0].close("enough")
+            await until(lambda: not any(end() for end in ends), "both ends are gone")
+        finally:
+            gc.enable()
 
 
 async def test_a_goodbye_reaches_the_other_side_with_its_reason(linked: tuple[Stub, Stub, Peer, Peer]) -> None:

@@ -18,24 +18,13 @@ import pytest
 from protocol.ends import as_v15
 
 from dpc_jupyter.identity import Identity
+from dpc_jupyter.node import links
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.transports import tls
-from dpc_jupyter.transports.tls import HALF_OPEN_LIMIT, HALF_OPEN_PER_ADDRESS, HANDSHAKE_S, TlsStream, client_context
+from dpc_jupyter.transports.tls import HALF_OPEN_LIMIT, HANDSHAKE_S, HalfOpen, TlsStream, client_context
 from transports.nodes import LOOPBACK, Stub, node, until
 
 SLOW = 500
-
-
-@pytest.fixture
-async def host(host_id: Identity) -> AsyncIterator[Stub]:
-    async with node(host_id) as found:
-        yield found
-
-
-@pytest.fixture
-async def guest(guest_id: Identity) -> AsyncIterator[Stub]:
-    async with node(guest_id, listen=None) as found:
-        yield found
 
 
 @pytest.fixture
@@ -75,19 +64,56 @@ def waiting(host: Stub) -> Counter[str]:
 
 
 def test_the_limits_are_those_of_the_protocol() -> None:
-    assert (HANDSHAKE_S, HALF_OPEN_LIMIT, HALF_OPEN_PER_ADDRESS) == (5.0, 64, 8)
+    assert (HANDSHAKE_S, HALF_OPEN_LIMIT) == (5.0, 64)
 
 
-async def test_one_address_holds_eight_places_and_its_oldest_gives_way(host: Stub) -> None:
+async def test_an_address_that_is_alone_may_hold_every_place_and_its_oldest_gives_way(host: Stub) -> None:
     socks = []
-    for number in range(12):
+    for number in range(68):
         socks.append(await bare(host.uri.port))
-        expected = min(number + 1, 8)
+        expected = min(number + 1, 64)
         await until(lambda: host.half_open == expected)  # noqa: B023
-    await until(lambda: [alive(sock) for sock in socks] == [False] * 4 + [True] * 8, "the oldest four were dropped")
+    await until(lambda: [alive(sock) for sock in socks] == [False] * 4 + [True] * 64, "the oldest four were dropped")
     for sock in socks:
         sock.close()
     await until(lambda: host.half_open == 0, "all places are free")
+
+
+async def dialled_at_once(host: Stub, identity: Identity, count: int) -> None:
+    """As many kernels of one JupyterHub, all of them at the gate before the first one's TLS handshake begins."""
+    listener = host.links._listener
+    assert listener is not None
+    secure = listener._secure
+
+    async def later(sock: socket.socket, address: str, half_open: HalfOpen) -> None:
+        await asyncio.sleep(0.3)
+        await secure(sock, address, half_open)
+
+    listener._secure = later  # type: ignore[method-assign]
+    async with contextlib.AsyncExitStack() as stack:
+        kernels = [
+            await stack.enter_async_context(node(identity, listen=None, session=f"kernel-{number}"))
+            for number in range(count)
+        ]
+        peers = await asyncio.gather(*(kernel.connect(host.uri) for kernel in kernels))
+        assert len({id(peer) for peer in peers if not peer.closed}) == count
+        await until(lambda: len(host.links.peers) == count)
+
+
+async def test_sixteen_kernels_that_dial_at_once_from_one_address_all_get_in(host: Stub, guest_id: Identity) -> None:
+    await dialled_at_once(host, guest_id, 16)
+
+
+async def test_they_get_in_beside_one_address_that_holds_every_place_in_silence(
+    host: Stub, guest_id: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "HANDSHAKE_S", 60.0)
+    socks = [await bare(host.uri.port, "127.0.0.9") for _ in range(64)]
+    await until(lambda: host.half_open == 64, "every place is taken")
+    await dialled_at_once(host, guest_id, 16)
+    assert 48 <= host.half_open < 64, "no more of them gave way than had to"
+    for sock in socks:
+        sock.close()
 
 
 async def test_64_places_in_all_and_the_greediest_address_gives_way(host: Stub) -> None:
@@ -161,7 +187,6 @@ async def test_a_good_peer_connects_within_2_s_beside_500_slow_sockets(
         for _ in range(3):
             await asyncio.sleep(0.5)
             assert host.half_open <= HALF_OPEN_LIMIT
-            assert all(count <= HALF_OPEN_PER_ADDRESS for count in waiting(host).values())
             began = time.monotonic()
             peer = await guest.connect(host.uri, 5.0)
             assert time.monotonic() - began < 2.0
@@ -304,6 +329,39 @@ async def test_a_refused_peer_that_does_not_hang_up_is_cut_off_soon(host: Stub, 
     finally:
         transport.abort()
         await asker.close()
+
+
+@pytest.fixture
+async def turned_away(host: Stub, guest_id: Identity, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[v15.Asker]:
+    """A peer that the host turns away after its HELLO, that reads nothing and does not hang up."""
+    monkeypatch.setattr(links, "PEERS_LIMIT", 0)
+    monkeypatch.setattr(tls, "_SHUTDOWN_S", 60.0)
+    monkeypatch.setattr(tls, "HANDSHAKE_S", 60.0)
+    host.legacy.add(guest_id.node_id)
+    async with v15.Asker(as_v15(guest_id), host.uri.port, silent=True) as asker:
+        transport = cast(asyncio.Transport, asker.link._writer.transport)
+        transport.pause_reading()
+        hello = asyncio.create_task(asker.hello())
+        (peer,) = host.links._streams
+        await until(lambda: peer.closed, "it was turned away")
+        yield asker
+        transport.abort()
+        await asyncio.gather(hello, return_exceptions=True)
+
+
+async def test_a_peer_that_is_turned_away_has_a_moment_to_read_why_and_no_more(
+    host: Stub, turned_away: v15.Asker
+) -> None:
+    assert host.links._streams, "it may still read"
+    await until(lambda: not host.links._streams, "its descriptor is free", 5.0)
+
+
+async def test_a_peer_that_is_turned_away_keeps_its_place_at_the_gate_until_it_is_gone(
+    host: Stub, turned_away: v15.Asker
+) -> None:
+    assert host.half_open == 1
+    await until(lambda: not host.links._streams)
+    assert host.half_open == 0
 
 
 async def test_a_full_listener_drops_what_waits_when_it_closes(host_id: Identity) -> None:

@@ -8,7 +8,6 @@ import socket
 import ssl
 import tempfile
 import warnings
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import dptp_v15_peer as v15
@@ -22,18 +21,6 @@ from dpc_jupyter.protocol.messages import GetProviders
 from dpc_jupyter.transports import tls
 from dpc_jupyter.transports.tls import DEFAULT_PORT, TlsStream, client_context, dial, server_context
 from transports.nodes import LOOPBACK, Ear, Stub, node, recorder, until
-
-
-@pytest.fixture
-async def host(host_id: Identity) -> AsyncIterator[Stub]:
-    async with node(host_id) as found:
-        yield found
-
-
-@pytest.fixture
-async def guest(guest_id: Identity) -> AsyncIterator[Stub]:
-    async with node(guest_id, listen=None) as found:
-        yield found
 
 
 def at(uri: PeerUri, address: str) -> PeerUri:
