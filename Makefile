@@ -1,16 +1,20 @@
 # Two commands matter: `make demo` shows the product, `make test` checks it. Everything lives in .venv and .demo.
 PYTHON ?= python3
 BIN := .venv/bin
-SOURCES := dpc_jupyter tests benchmarks
+SOURCES := dpc_jupyter tests benchmarks hatch_build.py
 
 .PHONY: demo test check bench lab clean
 
-.venv/.base: pyproject.toml
-	@echo "making .venv and installing dpc-jupyter ..."
+# What the JupyterLab extension is built from; hatch_build.py builds it where it is older.
+FACE := hatch_build.py $(shell find labextension/*.json labextension/src labextension/schema labextension/style dpc_jupyter/jupyter/widgets -type f ! -name '*.py*')
+
+.venv/.base: pyproject.toml $(FACE)
+	@echo "making .venv, building the JupyterLab extension (half a minute the first time), installing dpc-jupyter ..."
+	@command -v npm >/dev/null || echo "npm is missing: install Node.js 20 or newer to get the JupyterLab extension; going on without it."
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dpc-jupyter needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable . --group notebook
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --reinstall-package dpc-jupyter --editable . --group notebook
 	@touch $@
 
 .venv/.test: .venv/.base
@@ -21,6 +25,14 @@ SOURCES := dpc_jupyter tests benchmarks
 .venv/.lab: .venv/.base
 	@echo "installing JupyterLab ..."
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group lab
+	@touch $@
+
+# Root on Debian gets a Chromium; elsewhere an installed one is used, and without any the browser tests say that they did not run.
+.venv/.browser: .venv/.test
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || { \
+	  test "$$(id -u)" = 0 && command -v apt-get && echo "installing Chromium for the browser tests ..." && \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	} >/dev/null 2>&1 || echo "no browser could be installed"
 	@touch $@
 
 demo: .venv/.base  ## a host in one process, a notebook in another, an answer between them
@@ -35,7 +47,8 @@ check: .venv/.test  ## lint and types only
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check  ## everything, within 15 minutes
+test: check .venv/.browser  ## everything, within 15 minutes
+	@if command -v npm >/dev/null; then npm test --prefix labextension; else echo "no npm: the extension's own tests did NOT run"; fi
 	$(BIN)/python -m pytest
 
 bench: .venv/.test  ## ours beside what labs use today; writes benchmarks/results.json

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from dpc_jupyter.jupyter.extension import current_node as current_node
     from dpc_jupyter.jupyter.extension import load_ipython_extension as load_ipython_extension
     from dpc_jupyter.jupyter.extension import unload_ipython_extension as unload_ipython_extension
+    from dpc_jupyter.jupyter.widgets import Chat as Chat
+    from dpc_jupyter.jupyter.widgets import FirewallEditor as FirewallEditor
+    from dpc_jupyter.jupyter.widgets import HostPicker as HostPicker
+    from dpc_jupyter.jupyter.widgets import NodePanel as NodePanel
     from dpc_jupyter.node.answer import Answer as Answer
     from dpc_jupyter.node.core_service import CoreService as CoreService
     from dpc_jupyter.node.thread import BackgroundNode as BackgroundNode
@@ -34,6 +38,7 @@ _HOME_OF = {
         ),
         "dpc_jupyter.errors",
     ),
+    **dict.fromkeys(("Chat", "FirewallEditor", "HostPicker", "NodePanel"), "dpc_jupyter.jupyter.widgets"),
     "Answer": "dpc_jupyter.node.answer",
     "BackgroundNode": "dpc_jupyter.node.thread",
     "CoreService": "dpc_jupyter.node.core_service",

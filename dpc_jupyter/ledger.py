@@ -191,15 +191,17 @@ class Ledger:
         with self._changed:
             return others + self._own.get(day, {}).get(peer, 0)
 
-    def usage(self, since: float | None = None) -> list[Usage]:
+    def usage(self, since: float | None = None, *, wait_s: float = 2 * _WRITE_TIMEOUT_S) -> list[Usage]:
         """Sums by role, peer and model of the requests started at or after `since`, in unix seconds.
+
+        Rows that cannot be written within `wait_s`, because another program holds the file, are left out.
 
         Raises
         ------
         ConfigError
             The file cannot be read.
         """
-        self.flush()
+        self.flush(wait_s)
         return [Usage(*row) for row in self._query(_USAGE, (since or 0,))]
 
     def rows(self, since: float | None = None) -> list[Entry]:

@@ -100,7 +100,7 @@ class AskMagics(Magics):
             face,
             options.host or self._notebook.host,
             prompt=prompt,
-            model=options.model,
+            model=options.model or (None if options.host else self._notebook.model),
             provider=options.provider,
             system=system,
             messages=talk.turns,

@@ -15,6 +15,8 @@ from dpc_jupyter.wording import provenance
 # A refusal comes within milliseconds; the live line of a request that ends at once would only flicker.
 QUIET_S = 0.25
 _RENDER_SHARE = 4
+# Over less than this, a speed is noise.
+_SPEED_AFTER_S = 0.5
 # Inline, because a stylesheet would not outlive the kernel in a saved notebook; both themes by their own text colour.
 _QUIET_STYLE = "font-size:12px;opacity:.75;padding-left:7px"
 _FOOT_STYLE = (
@@ -78,7 +80,8 @@ class CellAnswer:
         self._handle: DisplayHandle | None = None
         self._text: list[str] = []
         self._line = ""
-        self._chars = 0
+        self._chars = self._pieces = 0
+        self._began = 0.0
         self._stale = False
         self._next_at = time.monotonic() + QUIET_S
 
@@ -93,9 +96,10 @@ class CellAnswer:
     def add(self, piece: str) -> None:
         """Take the next piece, and draw if it is time."""
         if not self._chars:
-            self._next_at = 0.0
+            self._next_at, self._began = 0.0, time.monotonic()
         self._text.append(piece)
         self._chars += len(piece)
+        self._pieces += 1
         self._stale = True
         self.tick()
 
@@ -104,7 +108,7 @@ class CellAnswer:
         if not self._stale or (now := time.monotonic()) < self._next_at:
             return
         self._text = ["".join(self._text)]
-        self._draw(bundle(self._text[0], raw=self._raw))
+        self._draw(bundle(self._text[0], "" if self._raw else self._speed(now), raw=self._raw))
         spent = time.monotonic() - now
         self._next_at = now + max(interval_s(self._chars), _RENDER_SHARE * spent)
         self._stale = False
@@ -116,6 +120,11 @@ class CellAnswer:
             self._draw(bundle(answer.text, foot, answer.thinking, raw=self._raw), metadata(answer))
         elif self._handle is not None:
             self._draw({"text/plain": "", "text/html": ""}, metadata(answer))
+
+    def _speed(self, now: float) -> str:
+        """How fast it comes; a line from the first text on, so that nothing jumps when a number is there."""
+        lasted = now - self._began
+        return f"{(self._pieces - 1) / lasted:.0f} tokens/s" if lasted > _SPEED_AFTER_S else "answering"
 
     def _draw(self, data: dict[str, str], facts: dict[str, Any] | None = None) -> None:
         if self._handle is None:

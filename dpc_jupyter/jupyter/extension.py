@@ -13,6 +13,7 @@ from dpc_jupyter.errors import DpcError
 from dpc_jupyter.jupyter.access_magic import AccessMagics
 from dpc_jupyter.jupyter.ask_magic import AskMagics
 from dpc_jupyter.jupyter.completion import Completer
+from dpc_jupyter.jupyter.faces import Faces
 from dpc_jupyter.jupyter.node_magics import NodeMagics
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.node.answer import Answer
@@ -28,6 +29,7 @@ _LOADED = "_dpc_loaded"
 class _Loaded:
     notebook: Notebook
     matcher: Any
+    faces: Faces
 
 
 def load_ipython_extension(shell: InteractiveShell) -> None:
@@ -35,7 +37,8 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     notebook = Notebook(shell.user_ns)
     magics = [kind(shell, notebook) for kind in (NodeMagics, AskMagics, AccessMagics)]
     shell.register_magics(*magics)
-    loaded = _Loaded(notebook, Completer(notebook, magics).matcher())
+    loaded = _Loaded(notebook, Completer(notebook, magics).matcher(), Faces(notebook))
+    loaded.faces.register(shell)
     shell.Completer.custom_matchers.append(loaded.matcher)
     shell.input_transformers_cleanup.append(keep_question_marks)
 
@@ -66,15 +69,26 @@ def current_node() -> BackgroundNode:
     DpcError
         The extension is not loaded here.
     """
+    return _loaded().notebook.node()
+
+
+def current_faces() -> Faces:
+    """What the widgets of this notebook see and do; raises as `current_node`."""
+    return _loaded().faces
+
+
+def _loaded() -> _Loaded:
     loaded: _Loaded | None = getattr(get_ipython(), _LOADED, None)
     if loaded is None:
         raise DpcError("This notebook has no node: run %load_ext dpc_jupyter first.")
-    return loaded.notebook.node()
+    return loaded
 
 
 def unload_ipython_extension(shell: InteractiveShell) -> None:
     """Stop the node, if one runs."""
     loaded: _Loaded = getattr(shell, _LOADED)
+    delattr(shell, _LOADED)
+    loaded.faces.close(shell)
     loaded.notebook.stop()
     if shell.display_formatter is not None:
         shell.display_formatter.ipython_display_formatter.pop(Answer, None)

@@ -9,7 +9,6 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from dpc_jupyter.errors import PeerNotConnected
 from dpc_jupyter.jupyter.arguments import fill_in, parse
 from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, linked
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
@@ -145,19 +144,23 @@ class NodeMagics(Magics):
     @no_var_expand
     @one_line
     @magic_arguments()
-    @argument("host", nargs="?", help="a peer's name or node id, or local")
+    @argument("host", nargs="?", help="a peer's name, node id or dpc:// address, or local")
+    @argument("model", nargs="?", help="one of its models; default: the first one that it lets you use")
     def dpc_host(self, line: str) -> None:
-        """Show or choose whom this notebook asks, as long as its kernel lives.
+        """Show or choose whom this notebook asks, and for which model, as long as its kernel lives.
 
         Examples::
 
             %dpc_host
             %dpc_host anna
+            %dpc_host anna llama3-70b
             %dpc_host local
         """
-        if host := parse(self, "dpc_host", line).host:
-            self._notebook.host = host if host == LOCAL else self._link_to(host)
-        print(f"This notebook asks {'this machine' if self._notebook.host == LOCAL else label(self._notebook.host)}.")
+        wanted = parse(self, "dpc_host", line)
+        if wanted.host:
+            self._notebook.choose(wanted.host, wanted.model)
+        model = f" for {label(self._notebook.model)}" if self._notebook.model else ""
+        print(f"This notebook asks {label(self._notebook.host_name)}{model}.")
 
     @line_magic
     @no_var_expand
@@ -193,16 +196,6 @@ class NodeMagics(Magics):
             print("Nothing yet.")
             return
         show_table(USAGE_HEAD, usage_rows(sums, node.service.directory.name_of))
-
-    def _link_to(self, host: str) -> str:
-        """A peer that was linked before is linked again; so a restarted kernel needs this one line."""
-        node = self._notebook.node()
-        host = linked(node, host)
-        try:
-            node.run(node.service.models(host, timeout_s=0))
-        except PeerNotConnected:
-            node.run(node.service.connect(host))
-        return host
 
     def _say_who_we_are(self) -> None:
         node = self._notebook.node()

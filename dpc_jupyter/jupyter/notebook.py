@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from dpc_jupyter.home import Home
     from dpc_jupyter.node.access import Access
     from dpc_jupyter.node.answer import Answer
+    from dpc_jupyter.node.status import PeerStatus
     from dpc_jupyter.node.thread import BackgroundNode
 
 LOCAL = "local"
@@ -37,17 +40,25 @@ class Notebook:
     ----------
     variables : dict
         The notebook's own.
-    host : str
-        Whom ``%dpc_ask`` asks when no ``--host`` is given.
+    host, host_name : str
+        Whom ``%dpc_ask`` asks when no ``--host`` is given: ``local`` or a node id, and what it is called here.
+    model : str or None
+        Which of the host's models; None for its first.
+    changed : callable
+        Called when something here has changed that a face shows.
     drawn : (Answer, int), optional
         What ``%dpc_ask`` showed last, and the number of its cell.
     """
 
     variables: dict[str, Any]
     host: str = LOCAL
+    host_name: str = "this machine"
+    model: str | None = None
+    changed: Callable[[], None] = lambda: None
     conversations: dict[str, Conversation] = field(default_factory=dict)
     drawn: tuple[Answer, int] | None = None
     _node: BackgroundNode | None = None
+    _starting: threading.Lock = field(default_factory=threading.Lock)
 
     def shows(self, answer: Answer, cell: int) -> bool:
         """Whether this cell has drawn this answer already."""
@@ -60,25 +71,58 @@ class Notebook:
 
     def node(self, name: str | None = None) -> BackgroundNode:
         """The node, started if need be; one that only asks does not listen."""
-        if (running := self.running) is not None:
-            return running
-        from dpc_jupyter.node.thread import BackgroundNode
+        with self._starting:
+            if (running := self.running) is not None:
+                return running
+            from dpc_jupyter.node.thread import BackgroundNode
 
-        node = BackgroundNode(name=name)
-        node.start()
-        self._node = node
+            node = BackgroundNode(name=name)
+            node.start()
+            self._node = node
+        self.changed()
         return node
+
+    def choose(self, host: str, model: str | None = None) -> None:
+        """Ask this host from now on; a peer that was linked before is linked again.
+
+        Raises
+        ------
+        PeerNotConnected, ConnectError, HandshakeError
+            Nobody is called so, or it cannot be linked to; the choice stays as it was.
+        """
+        if host == LOCAL:
+            self.host, self.host_name = LOCAL, "this machine"
+        else:
+            peer = self.link(host)
+            self.host, self.host_name = peer.node_id, peer.name
+        self.model = model
+        self.changed()
+
+    def link(self, host: str) -> PeerStatus:
+        """The link to a host, made if need be; raises as `choose`."""
+        node = self.node()
+        return node.run(node.service.link_to(host))
+
+    def share(self) -> str:
+        """Turn sharing on, and listen; returns the URI to give away."""
+        from dpc_jupyter.transports.tls import DEFAULT_PORT
+
+        self.node().service.access.set_sharing(True)
+        return self.listen("", DEFAULT_PORT)
 
     def listen(self, address: str, port: int) -> str:
         """Let peers in at an address; returns the URI to give away."""
         node = self.node()
-        return str(node.run(node.service.listen(address, port)))
+        uri = str(node.run(node.service.listen(address, port)))
+        self.changed()
+        return uri
 
     def stop(self) -> bool:
         """Stop the node; whether one ran."""
         node, self._node = self.running, None
         if node is not None:
             node.stop()
+            self.changed()
         return node is not None
 
     @property

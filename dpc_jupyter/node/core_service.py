@@ -193,6 +193,7 @@ class CoreService:
             raise PeerNotConnected(f"Peer {label(who)} is not connected.")
         for peer in links:
             peer.close("disconnected by its user")
+        self.directory.note_lost(node_id, "")  # meant so
 
     def peers(self) -> tuple[PeerStatus, ...]:
         """Every open link."""

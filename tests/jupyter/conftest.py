@@ -1,20 +1,25 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from node.stub import StubEngine
+from node.waiting import until_in_thread
 from running_host import RunningHost, let_in, serving, write_providers
 
 from dpc_jupyter import firewall, identity
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import Identity
+from dpc_jupyter.jupyter.faces import Faces
+from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.node.thread import BackgroundNode
 from jupyter.kernel import Kernel
+from jupyter.screen import Screen
 
 
 @pytest.fixture(scope="session")
@@ -101,3 +106,44 @@ def asking(stub_host: StubHost, kernel: Kernel) -> Kernel:
     kernel.ok(f"%dpc_connect {stub_host.uri} --name anna")
     kernel.ok("%dpc_host anna")
     return kernel
+
+
+@pytest.fixture
+def notebook(environment: dict[str, str]) -> Iterator[Notebook]:
+    made = Notebook({})
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def faces(notebook: Notebook) -> Iterator[Faces]:
+    made = Faces(notebook)
+    yield made
+    made.hub.close()
+    until_in_thread(lambda: not [each for each in threading.enumerate() if each.name == "dpc-faces"])
+
+
+@pytest.fixture
+def screen(faces: Faces) -> Screen:
+    return Screen(faces.hub)
+
+
+@pytest.fixture
+def engine() -> StubEngine:
+    return StubEngine()
+
+
+@pytest.fixture
+def node(notebook: Notebook, asker_home: Home, engine: StubEngine) -> BackgroundNode:
+    """The notebook's node, with a stub for an engine."""
+    node = BackgroundNode(asker_home, name="bob", registry=Registry([engine], fresh_s=0.1))
+    node.start()
+    notebook._node = node
+    return node
+
+
+@pytest.fixture
+def linked(node: BackgroundNode, stub_host: StubHost, screen: Screen) -> str:
+    """The id of a host that the notebook's node is linked to, under the name of anna."""
+    made: str = screen.call("connect", address=stub_host.uri, name="anna")["id"]
+    return made

@@ -109,6 +109,28 @@ class Kernel:
         head = code[: reply["cursor_start"]].rpartition(" ")[2]
         return [head + match for match in reply["matches"]]
 
+    def subshell(self) -> str:
+        """A subshell, as JupyterLab makes one for each comm that it opens."""
+        message = self._client.session.msg("create_subshell_request")
+        self._client.control_channel.send(message)
+        while True:
+            reply: Message = self._client.get_control_msg(timeout=LIMIT_S)
+            if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
+                return str(reply["content"]["subshell_id"])
+
+    def send(self, kind: str, content: Message, subshell: str | None = None) -> str:
+        """Send a message on the shell channel; returns its id."""
+        message = self._client.session.msg(kind, content)
+        if subshell is not None:
+            message["header"]["subshell_id"] = subshell
+        self._client.shell_channel.send(message)
+        return str(message["header"]["msg_id"])
+
+    def next(self) -> Message:
+        """The next message that a frontend would see."""
+        message: Message = self._client.get_iopub_msg(timeout=LIMIT_S)
+        return message
+
     def _reply(self, asked: str) -> Message:
         while True:
             message: Message = self._client.get_shell_msg(timeout=LIMIT_S)

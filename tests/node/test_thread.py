@@ -239,3 +239,34 @@ def test_a_damaged_home_leaves_no_thread(make_home: MakeHome) -> None:
     with pytest.raises(DpcError):
         BackgroundNode(home, registry=Registry([]))
     until_in_thread(lambda: not set(threading.enumerate()) - before)
+
+
+def test_work_that_comes_while_the_loop_ends_fails_by_name_and_is_not_waited_for_for_ever(threads: Threads) -> None:
+    node, submit, submitted = threads.asker, threads.asker.submit, threading.Event()
+    outcome: list[str] = []
+
+    def submit_and_tell(work: Any) -> Future[Any]:
+        future = submit(work)
+        submitted.set()
+        return future
+
+    def look() -> None:
+        try:
+            node.run(_on_loop(node.service.status))
+        except DpcError as error:
+            outcome.append(str(error))
+
+    def end_loop() -> None:
+        """The loop has turned for the last time when a face looks, and is closed after that."""
+        node._loop.call_soon_threadsafe(node._loop.stop)
+        node._thread.join(5)
+        node.submit = submit_and_tell  # type: ignore[method-assign]
+        looking = threading.Thread(target=look, daemon=True)
+        looking.start()
+        until_in_thread(submitted.is_set)
+        node._loop.close()
+        looking.join(5)
+
+    node._end_loop = end_loop  # type: ignore[method-assign]
+    node.stop()
+    assert outcome == ["The node is stopped: start it again with %dpc_start."]

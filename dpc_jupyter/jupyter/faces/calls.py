@@ -1,0 +1,168 @@
+"""What a face may ask for: a closed table of calls, each with the types of its parameters."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from dpc_jupyter.errors import DpcError, InvalidRequest
+from dpc_jupyter.firewall import read_edits
+from dpc_jupyter.jupyter.chat import Chats
+from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.sanitize import label, plain
+from dpc_jupyter.wording import USAGE_HEAD, allowed, usage_rows
+
+_LINE_CHARS = 1000
+
+
+class Calls:
+    """The calls; public methods are the table, their annotations the types. Each may block, on a thread of its own.
+
+    Raises
+    ------
+    DpcError
+        From every one of them, with a sentence to show in place.
+    """
+
+    def __init__(self, notebook: Notebook, chats: Chats) -> None:
+        self._notebook = notebook
+        self._chats = chats
+
+    def call(self, method: Any, params: Any) -> Any:
+        """Call by name; a wrong name or parameter is an InvalidRequest."""
+        found = _TABLE.get(method) if isinstance(method, str) else None
+        if found is None:
+            raise InvalidRequest(f"There is no call {label(str(method))!r}: reload the page, it is of another version.")
+        try:
+            given = msgspec.convert(params if isinstance(params, Mapping) else {}, found.params)
+        except msgspec.ValidationError as error:
+            raise InvalidRequest(f"{method}: {error}") from None
+        return found.function(self, **{name: getattr(given, name) for name in found.params.__struct_fields__})
+
+    # The node.
+
+    def start(self) -> None:
+        """Start the node; it does not listen."""
+        self._notebook.node()
+
+    def stop(self) -> None:
+        """Stop the node; what is open fails by name."""
+        self._notebook.stop()
+
+    def choose(self, host: str, model: str | None = None) -> dict[str, Any]:
+        """Make a host, and one of its models, the notebook's; it is linked to if need be."""
+        self._notebook.choose(host, model)
+        return {"id": self._notebook.host, "name": self._notebook.host_name, "model": self._notebook.model}
+
+    def connect(self, address: str, name: str | None = None) -> dict[str, str]:
+        """Link to a peer by its address, or again by name or id."""
+        node = self._notebook.node()
+        peer = node.run(node.service.connect(address.strip(), name=name or None))
+        node.run(node.service.models(peer.node_id))
+        return {"id": peer.node_id, "name": peer.name}
+
+    def disconnect(self, host: str) -> None:
+        """End the links to a peer."""
+        node = self._running()
+        node.run(node.service.disconnect(host))
+
+    def share(self, on: bool) -> dict[str, str | None]:
+        """Turn sharing on, which listens too, or off."""
+        if not on:
+            self._notebook.access.set_sharing(False)
+            return {"address": None}
+        return {"address": self._notebook.share()}
+
+    def pause(self, on: bool) -> None:
+        """Take no new requests from peers for now; what runs goes on."""
+        node = self._running()
+        node.run(node.service.pause(on))
+
+    # The access file.
+
+    def preview(self, edits: list[Any]) -> dict[str, Any]:
+        """What the access file would become, line by line."""
+        before, after = self._notebook.access.preview(read_edits(edits))
+        lines = [
+            {"sign": line[0], "text": plain(line[2:].rstrip("\n"))}
+            for line in difflib.ndiff(before.splitlines(keepends=True), after.splitlines(keepends=True))
+            if line[0] != "?"
+        ]
+        return {"lines": lines, "changed": before != after}
+
+    def apply(self, edits: list[Any]) -> None:
+        """Write edits into the access file as it is now."""
+        self._notebook.access.revise(read_edits(edits))
+
+    def explain(self, who: str, model: str | None = None) -> dict[str, Any]:
+        """Whether a node may use a model now, and which line decides."""
+        decision = self._notebook.access.explain(who, model or None)
+        return {"allowed": decision.allowed, "sentence": label(decision.reason, _LINE_CHARS), "line": decision.line}
+
+    def allow(
+        self, node_id: str, model: str | None = None, expires: str | None = None, name: str | None = None
+    ) -> dict[str, str]:
+        """Let a refused node in. What it calls itself is never taken for its name."""
+        access = self._notebook.access
+        if model and "*" in model:  # what a stranger asked for; a pattern would give it more than one model
+            raise InvalidRequest(f"{label(model)!r} is no model's name: choose the models under its entry instead.")
+        access.allow(node_id, name=name or None, models=(model,) if model else (), expires=expires)
+        return {"sentence": allowed(access.rules.document, access.rules, node_id)}
+
+    def dismiss(self, node_id: str) -> None:
+        """Forget that a node asked."""
+        self._notebook.home.clear_pending(node_id)
+
+    def usage(self, days: float | None = None) -> dict[str, Any]:
+        """Who used what, as a table."""
+        service = self._notebook.node().service
+        sums = service.ledger.usage(None if days is None else time.time() - days * 86_400)
+        return {"head": USAGE_HEAD, "rows": usage_rows(sums, service.directory.name_of)}
+
+    # Chats.
+
+    def chat_state(self, chat: str) -> Any:
+        """A chat as it is."""
+        return self._chats[chat].state()
+
+    def chat_ask(self, chat: str, prompt: str, host: str | None = None, model: str | None = None) -> None:
+        """Say something in a chat; the answer comes as messages of its own."""
+        self._chats[chat].ask(prompt, host, model)
+
+    def chat_stop(self, chat: str) -> None:
+        """Stop the answer of a chat; what came stays."""
+        self._chats[chat].stop()
+
+    def chat_clear(self, chat: str) -> None:
+        """Forget what was said."""
+        self._chats[chat].clear()
+
+    def _running(self) -> Any:
+        if (node := self._notebook.running) is None:
+            raise DpcError("No node runs: start it first.")
+        return node
+
+
+class _Call(msgspec.Struct, frozen=True):
+    function: Any
+    params: Any
+
+
+def _described(name: str, function: Any) -> _Call:
+    fields = [
+        (each.name, each.annotation) if each.default is each.empty else (each.name, each.annotation, each.default)
+        for each in list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    ]
+    return _Call(function, msgspec.defstruct(name, fields, forbid_unknown_fields=True, kw_only=True))
+
+
+_TABLE = {
+    name: _described(name, function)
+    for name, function in vars(Calls).items()
+    if inspect.isfunction(function) and not name.startswith("_") and name != "call"
+}

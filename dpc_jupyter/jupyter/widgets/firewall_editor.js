@@ -1,0 +1,732 @@
+// Who may use this machine: the access file as a table, and a draft of changes that nothing writes before Save.
+import { button, copyText, failure, h, mark, toggle, update } from "./dom.js";
+import { ago, count, line, shortId } from "./format.js";
+import { Calls, linkSentence } from "./client.js";
+
+const LIMITS = ["running", "queued", "requests_per_minute", "tokens_per_day"];
+const NO_TERMS = { models: [], limits: Object.fromEntries(LIMITS.map((field) => [field, null])) };
+
+/** The access section as the file will be once `edits` are written. What they remove stays, marked `removed`. */
+export function withEdits(access, edits) {
+  const everyone = { ...access.everyone };
+  const groups = new Map(access.groups.map((group) => [group.name, { ...group }]));
+  const people = new Map(access.people.map((person) => [person.node_id, { ...person }]));
+  let sharing = access.sharing;
+  const person = (id) => {
+    if (!people.has(id)) people.set(id, newPerson(id));
+    return people.get(id);
+  };
+  for (const { kind, node_id, name, members, limits, remove, ...fields } of edits) {
+    if (kind === "sharing") {
+      sharing = fields.on;
+      continue;
+    }
+    if (kind === "group" && !groups.has(name)) groups.set(name, { name, allowed: false, members: [], ...NO_TERMS });
+    const entry = kind === "everyone" ? everyone : kind === "group" ? groups.get(name) : person(node_id);
+    Object.assign(entry, fields, limits && { limits: { ...entry.limits, ...limits } });
+    if (remove) entry.removed = true;
+    if (kind === "person" && name !== undefined) entry.name = name;
+    if (fields.expires !== undefined) entry.expired = isPast(fields.expires);
+    if (members) {
+      const gone = new Set(members.remove);
+      entry.members = [...new Set([...entry.members, ...(members.add ?? [])])].filter((id) => !gone.has(id));
+      members.add?.forEach(person);
+    }
+  }
+  for (const group of groups.values()) group.members = group.members.filter((id) => !people.get(id)?.removed);
+  for (const each of people.values()) {
+    each.groups = [...groups.values()].filter((group) => group.members.includes(each.node_id)).map((group) => group.name);
+  }
+  return { ...access, sharing, everyone, groups: [...groups.values()], people: [...people.values()] };
+}
+
+function newPerson(node_id) {
+  return {
+    node_id, name: "", listed: false, groups: [], expires: "", expired: false, legacy_ok: false, tokens_today: 0, ...NO_TERMS,
+  };
+}
+
+function isPast(expires) {
+  // A date's whole day, in UTC, still counts.
+  return expires !== "" && Date.parse(expires) + (expires.length === 10 ? 86_400_000 : 0) <= Date.now();
+}
+
+/** What the owner changed and has not saved, as edits on top of whatever the file is by then. */
+class AccessDraft {
+  constructor(client, draw) {
+    this.client = client;
+    this.draw = draw;
+    this.clear();
+    this.checking = Promise.resolve();
+  }
+
+  clear() {
+    this.entries = new Map(); // slot -> edit: a control has one slot, so that its last value counts
+    this.refused = new Map(); // slot -> {typed, sentence}: a value that the file cannot hold
+    this.lines = null; // what would be written, while it is being reviewed,
+    this.reviewed = []; // and the edits that come to that
+    this.problem = "";
+    this.stale = false; // the file has changed under the draft
+  }
+
+  get edits() {
+    return [...this.entries.values()];
+  }
+
+  touches(target) {
+    return [...this.entries.keys()].some((slot) => slot.startsWith(`${target}\n`));
+  }
+
+  /** Keep a change and ask the kernel whether the file could hold it; whether it could. `saved`: the file has it so. */
+  async change(slot, edit, typed = "", saved = false) {
+    const before = this.entries.get(slot);
+    this.entries.delete(slot);
+    if (!saved) this.entries.set(slot, edit);
+    this.refused.delete(slot);
+    if (saved) return this.recheck();
+    this.draw();
+    // One after the other: a refused change must not take the next one with it.
+    return (this.checking = this.checking.then(async () => {
+      const sentence = await this.check();
+      if (!sentence) this.problem = "";
+      else if (this.entries.get(slot) === edit) {
+        this.entries.delete(slot);
+        if (before) this.entries.set(slot, before);
+        this.refused.set(slot, { typed, sentence });
+      }
+      this.draw();
+      return !sentence;
+    }));
+  }
+
+  refuse(slot, typed, sentence) {
+    this.refused.set(slot, { typed, sentence });
+    this.draw();
+  }
+
+  /** Take back every change of a target: a person, a group. */
+  undo(target) {
+    this.forget((slot) => slot.startsWith(`${target}\n`));
+    return this.recheck();
+  }
+
+  forget(which) {
+    for (const map of [this.entries, this.refused]) for (const slot of [...map.keys()]) if (which(slot)) map.delete(slot);
+  }
+
+  async recheck() {
+    if (!this.entries.size) [this.lines, this.problem, this.stale] = [null, "", false];
+    this.draw();
+    if (this.entries.size) this.problem = await this.check();
+    this.draw();
+    return !this.problem;
+  }
+
+  /** The reason why the draft cannot be written, or nothing; keeps the reviewed lines true. */
+  async check() {
+    const { edits } = this;
+    try {
+      const { lines } = await this.client.call("preview", { edits });
+      if (this.lines) [this.lines, this.reviewed] = [lines, edits];
+      return "";
+    } catch (error) {
+      return error.message;
+    }
+  }
+
+  async review() {
+    this.lines = [];
+    this.stale = false;
+    if (!(await this.recheck())) this.lines = null;
+    this.draw();
+  }
+
+  /** Write what was reviewed; a later change, made by the very click on Save, stays in the draft. */
+  async save() {
+    try {
+      this.saving = true; // the file changes by our own hand now
+      const { reviewed } = this;
+      await this.client.call("apply", { edits: reviewed });
+      const later = [...this.entries].filter(([, edit]) => !reviewed.includes(edit));
+      this.clear();
+      this.entries = new Map(later);
+      return true;
+    } catch (error) {
+      this.problem = error.message;
+      return false;
+    } finally {
+      this.saving = false;
+    }
+  }
+}
+
+const NEW = "new"; // the slot of the forms that add somebody
+const targetOf = (kind, id = "") => `${kind}\n${id}`;
+
+/** Everything but what changes by use: whether the file itself is another one. */
+function fileOf({ people, ...rest }) {
+  return JSON.stringify([rest, people.map(({ tokens_today, expired, ...person }) => person)]);
+}
+
+export function firewallEditor(el, client, t) {
+  const prefix = `dpc-fw-${Math.random().toString(36).slice(2)}`; // a page may hold several views
+  const draft = new AccessDraft(client, draw);
+  const calls = new Calls(client, draw);
+  const asked = { who: "", model: "", answer: null, turn: 0 };
+  let open = null; // target of the row that is being edited
+  let adding = null; // "person" or "group"
+  let said = ""; // what the last grant or Save came to
+  let quiet = 0; // the timer that takes it away
+  let placed = new Set(); // slots whose refusal is shown beside the control
+  let copied = null;
+  let file = null;
+  let now = null; // the access section with the draft on top
+
+  el.classList.add("dpc", "dpc-firewall-editor");
+  const forget = client.onState((state, changed) => {
+    if (changed.includes("access") && state.access && !state.access.error) {
+      const is = fileOf(state.access);
+      if (file !== null && is !== file) fileChanged();
+      file = is;
+    }
+    if (changed.some((section) => ["access", "pending", "hosts", "link"].includes(section))) draw();
+  });
+  const clock = setInterval(draw, 30_000); // "3 min ago"
+  file = client.state.access && !client.state.access.error ? fileOf(client.state.access) : null;
+  draw();
+  return () => {
+    forget();
+    clearInterval(clock);
+    clearTimeout(quiet);
+    clearTimeout(asked.timer);
+  };
+
+  function fileChanged() {
+    if (draft.entries.size && !draft.saving) {
+      draft.stale = true;
+      draft.recheck();
+    }
+    explain();
+  }
+
+  function draw() {
+    const access = client.state.access;
+    now = access && !access.error ? withEdits(access, draft.edits) : null;
+    placed = new Set();
+    const body = now && [table(), addForms()];
+    update(el, [h("section", { class: "dpc-card", "aria-label": t("Who may use this machine") },
+      h("h3", { class: "dpc-head" }, t("Who may use this machine"), now && sharingSwitch()),
+      note("link", linkSentence(client, t)),
+      !access && client.link === "live" && note("wait", t("Reading the access file…")),
+      access?.error && broken(access),
+      now && !access.sharing && note("off", t("Sharing is off: nobody can ask this machine.")),
+      now && [...draft.refused].filter(([slot]) => !placed.has(slot)).map(([slot, { sentence }]) =>
+        h("p", { key: slot, class: "dpc-error", role: "alert" }, sentence)),
+      body,
+      h("div", { key: "pending" }, (client.state.pending ?? []).map(pendingRow)),
+      h("p", { key: "said", class: "dpc-fw-said", role: "status" }, said),
+      now && dryRun(),
+      now && draft.entries.size > 0 && draftBar(),
+      now && datalists())]);
+  }
+
+  function note(key, text) {
+    return text && h("p", { key, class: "dpc-fw-note" }, text);
+  }
+
+  function broken(access) {
+    const waiting = draft.entries.size > 0;
+    return h("div", { key: "broken", class: "dpc-fw-broken", role: "alert" },
+      h("p", { class: "dpc-error" }, h("b", {}, t("The access file is not valid: nobody is let in.")), " ", access.error),
+      note("mend", t("Mend it by hand: %1", access.path)),
+      waiting && note("waiting", t("Your changes, which are not saved, wait until then.")));
+  }
+
+  // --- the table ---------------------------------------------------------------------------------------------------
+
+  function sharingSwitch() {
+    const target = targetOf("sharing"), on = !now.sharing;
+    return h("span", { class: "dpc-fw-sharing" },
+      draft.touches(target) && h("span", { key: "unsaved", class: "dpc-badge" }, t("not saved")),
+      h("span", { key: "label", "aria-hidden": "true" }, t("Sharing")),
+      toggle(t("Sharing"), now.sharing, () =>
+        draft.change(`${target}\non`, { kind: "sharing", on }, "", on === client.state.access.sharing)));
+  }
+
+  function table() {
+    const heads = [t("Person or group"), t("Models"), t("Limits"), t("Until"), t("Today")];
+    const tokens = new Map(now.people.map((person) => [person.node_id, person.tokens_today]));
+    return h("table", { key: "table", class: "dpc-fw-table" },
+      h("thead", {}, h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)), h("td"))),
+      h("tbody", {},
+        row({ kind: "everyone", id: "", entry: now.everyone, name: t("Everyone"), sub: t("holds for all below") }),
+        now.groups.map((group) => row({
+          kind: "group", id: group.name, entry: group, name: group.name,
+          sub: group.members.map(nameOf).join(", ") || t("nobody yet"),
+          until: group.allowed ? t("no end") : t("not let in"),
+          today: group.members.reduce((sum, id) => sum + (tokens.get(id) ?? 0), 0),
+        })),
+        now.people.map((person) => row({
+          kind: "person", id: person.node_id, entry: person, name: ownName(person),
+          sub: personNote(person), until: untilText(person), today: person.tokens_today,
+        }))));
+  }
+
+  function row({ kind, id, entry, name, sub, until = "", today = "" }) {
+    const target = targetOf(kind, id), key = target, isOpen = open === target;
+    const label = name || shortId(id);
+    const fate = entry.removed ? t("removed") : !draft.touches(target) ? "" : saved(kind, id) ? t("changed") : t("new");
+    const turn = () => {
+      open = isOpen ? null : target;
+      draw();
+    };
+    // A click anywhere opens the row; the last cell's button is the way by keyboard, and tells what it does.
+    const onclick = (event) => {
+      if (!event.target.closest("button") && getSelection().isCollapsed) turn();
+    };
+    return [
+      h("tr", { key, class: `dpc-fw-row${entry.removed ? " dpc-fw-removed" : ""}${isOpen ? " dpc-fw-open" : ""}`, onclick },
+        h("th", { scope: "row" },
+          h("span", { class: "dpc-fw-who" }, name && h("bdi", { key: "name", class: "dpc-name" }, name),
+            kind === "person" && idButton(id), fate && h("span", { key: "fate", class: "dpc-badge" }, fate)),
+          sub && h("div", { key: "sub", class: "dpc-fact" }, sub)),
+        h("td", {}, modelChips(entry)),
+        h("td", { class: "dpc-fw-limits" }, limitsText(entry, kind)),
+        h("td", { class: entry.expired ? "dpc-fw-ended" : null }, until),
+        h("td", { class: "dpc-fw-today", "data-label": t("today") }, today === "" ? "" : count(today)),
+        h("td", {}, h("button", {
+          type: "button", class: "dpc-fw-more", "aria-expanded": isOpen, "aria-label": t("Edit %1", label), title: t("Edit"),
+          onclick: turn,
+        }, "⋯"))),
+      isOpen && h("tr", { key: `${key}\nedit`, class: "dpc-fw-edit" },
+        h("td", { colspan: "6" }, rowEditor(kind, id, entry, label))),
+    ];
+  }
+
+  function idButton(id) {
+    return h("button", {
+      key: "id", type: "button", class: "dpc-fw-id dpc-mono", title: t("Copy %1", id),
+      onclick: async () => {
+        copied = (await copyText(id)) ? id : null;
+        draw();
+        setTimeout(() => {
+          copied = null;
+          draw();
+        }, 1_500);
+      },
+    }, copied === id ? t("Copied") : shortId(id));
+  }
+
+  /** What the file says of it now. */
+  function saved(kind, id) {
+    const { everyone, groups, people } = client.state.access;
+    if (kind === "everyone") return everyone;
+    return kind === "group" ? groups.find(({ name }) => name === id) : people.find(({ node_id }) => node_id === id);
+  }
+
+  function ownName(person) {
+    return person.name === person.node_id ? "" : person.name; // unnamed people go by their id
+  }
+
+  function nameOf(id) {
+    const person = now.people.find((each) => each.node_id === id);
+    return (person && ownName(person)) || shortId(id);
+  }
+
+  function isLetIn(person, { groups }) {
+    const admits = ({ allowed, removed, members }) => allowed && !removed && members.includes(person.node_id);
+    return !person.expired && (person.listed || groups.some(admits));
+  }
+
+  function personNote(person) {
+    return line(person.groups.length && t("in %1", person.groups.join(", ")), person.legacy_ok && t("old D-PC Messenger"));
+  }
+
+  function untilText(person) {
+    if (person.expired) return t("ended %1", dayText(person.expires));
+    if (!isLetIn(person, now)) return t("not let in");
+    return person.expires ? dayText(person.expires) : t("no end");
+  }
+
+  function modelChips({ models, groups }) {
+    if (!models.length) return h("span", { class: "dpc-fact" }, groups?.length ? t("as its group") : t("all models"));
+    const shown = models.length > 3 ? models.slice(0, 2) : models;
+    return h("span", { class: "dpc-chips" }, shown.map((model) => h("bdi", { class: "dpc-chip", title: model }, model)),
+      shown.length < models.length && h("span", { class: "dpc-chip", title: models.slice(2).join(", ") }, `+${models.length - 2}`));
+  }
+
+  function limitsText({ limits, groups }, kind) {
+    const { running, queued, requests_per_minute, tokens_per_day } = limits;
+    const parts = [
+      running !== null && t("%1 at once", running),
+      queued !== null && t("%1 waiting", queued),
+      requests_per_minute !== null && t("%1 a minute", count(requests_per_minute)),
+      tokens_per_day !== null && t("%1 tokens/day", tokensText(tokens_per_day)),
+    ].filter(Boolean);
+    // A line breaks between them only.
+    if (parts.length) return line(parts.map((part) => part.replaceAll(" ", "\u00a0")));
+    const from = kind === "everyone" ? t("the usual") : groups?.length ? t("as its group") : t("as everyone");
+    return h("span", { class: "dpc-fact" }, from);
+  }
+
+  // --- one row's fields --------------------------------------------------------------------------------------------
+
+  function rowEditor(kind, id, entry, label) {
+    const target = targetOf(kind, id);
+    const base = kind === "everyone" ? { kind } : kind === "group" ? { kind, name: id } : { kind, node_id: id };
+    const change = (field, value, typed) =>
+      draft.change(`${target}\n${field}`, { ...base, ...value }, typed, isSaved(saved(kind, id), value));
+    const undo = button(t("Undo"), () => draft.undo(target), { key: "undo" });
+    if (entry.removed) {
+      return h("div", { class: "dpc-fw-actions" }, kind === "group" && entry.members.length
+        ? t("%1 will let nobody in. Its members stay listed: D-PC Messenger may use them.", label)
+        : t("%1 will be removed.", label), undo);
+    }
+    const set = (field) => (event) => change(field, { [field]: event.currentTarget.value.trim() }, event.currentTarget.value);
+    const tick = (field) => (event) => change(field, { [field]: event.currentTarget.checked });
+    return h("div", { class: "dpc-fw-fields", role: "group", "aria-label": t("Edit %1", label) },
+      kind === "person" && field(target, "name", t("Name"), (props, shown) =>
+        h("input", { ...props, class: "dpc-input", value: shown(entry.name), maxlength: "128", onchange: set("name") })),
+      kind === "person" && field(target, "expires", t("Until"), (props, shown) => h("span", { class: "dpc-fw-until" },
+        h("input", {
+          ...props, class: "dpc-input", type: /^(\d{4}-\d\d-\d\d)?$/.test(entry.expires) ? "date" : "text",
+          value: shown(entry.expires), title: t("The whole day still counts (UTC)."), onchange: set("expires"),
+        }),
+        button(t("A week"), () => change("expires", { expires: inAWeek() })),
+        button(t("No end"), () => change("expires", { expires: "" })))),
+      field(target, "models", t("Models"), (props) => chipInput(props, {
+        items: entry.models, text: (model) => model, list: "models", add: t("add a model"),
+        empty: entry.groups?.length ? t("as its group") : t("all models"),
+        change: (models, typed) => change("models", { models }, typed),
+      })),
+      LIMITS.map((name) => field(target, `limits ${name}`, limitLabel(name), (props, shown) =>
+        h("input", {
+          ...props, class: "dpc-input", type: "number", min: name === "queued" || name === "tokens_per_day" ? "0" : "1", step: "1",
+          placeholder: kind === "everyone" ? t("usual") : t("inherited"), value: shown(entry.limits[name] ?? ""),
+          onchange: ({ currentTarget: { value, validity } }) => {
+            if (validity.badInput || !Number.isSafeInteger(Number(value))) {
+              return draft.refuse(`${target}\nlimits ${name}`, value, t("This must be a whole number."));
+            }
+            return change(`limits ${name}`, { limits: { [name]: value === "" ? null : Number(value) } }, value);
+          },
+        }))),
+      kind === "group" && field(target, "member", t("Members"), (props) => chipInput(props, {
+        items: entry.members, text: nameOf, list: "people", add: t("add by name or node id"), empty: t("nobody yet"),
+        change: (members, typed) => changeMember(id, entry.members, members, typed),
+      })),
+      kind === "person" && now.groups.length > 0 && h("div", {
+        key: "groups", class: "dpc-fw-field dpc-fw-wide", role: "group", "aria-label": t("Groups"),
+      },
+        h("span", { class: "dpc-fw-label" }, t("Groups")),
+        h("span", { class: "dpc-fw-checks" }, now.groups.map(({ name }) => check(name, entry.groups.includes(name), (event) =>
+          member(name, id, event.currentTarget.checked))))),
+      h("div", { key: "flags", class: "dpc-fw-wide dpc-fw-flags" },
+        kind === "person" && check(t("Let in by name, not only as a member of a group"), entry.listed, tick("listed")),
+        kind === "group" && check(t("Let this group in: %1 people", entry.members.length), entry.allowed, tick("allowed")),
+        kind === "person" && check(t("An old D-PC Messenger"), entry.legacy_ok, tick("legacy_ok")),
+        entry.legacy_ok && h("span", { key: "warning", class: "dpc-fw-warning" }, "⚠ ",
+          t("Without channel binding, as an old D-PC Messenger is, somebody in between could pass as it."))),
+      h("div", { key: "actions", class: "dpc-fw-wide dpc-fw-actions" },
+        kind !== "everyone" && button(kind === "group" ? t("Remove this group") : t("Remove this person"),
+          () => remove(kind, id, base), { key: "remove" }),
+        draft.touches(target) && undo));
+  }
+
+  /** A labelled control; what was typed and refused stays in it, with the reason below. */
+  function field(target, name, label, control) {
+    const slot = `${target}\n${name}`;
+    const wrong = refusal((each) => each === slot || (name === "member" && each.startsWith(`${slot} `)));
+    const id = `${prefix}-${name.replace(" ", "-")}`;
+    const props = { id, "aria-invalid": wrong ? "true" : null, "aria-describedby": wrong ? `${id}-why` : null };
+    const width = { models: "dpc-fw-wide", member: "dpc-fw-wide", expires: "dpc-fw-half", name: "dpc-fw-half" }[name] ?? "";
+    return h("div", { key: slot, class: `dpc-fw-field ${width}` },
+      h("label", { class: "dpc-fw-label", for: id }, label),
+      control(props, (value) => (wrong ? wrong.typed : value)),
+      wrong && h("div", { key: "why", id: `${id}-why`, class: "dpc-error", role: "alert" }, wrong.sentence));
+  }
+
+  /** What was refused at a control that is shown. */
+  function refusal(which) {
+    const slot = [...draft.refused.keys()].find(which);
+    placed.add(slot);
+    return draft.refused.get(slot);
+  }
+
+  function check(label, checked, onchange) {
+    return h("label", { key: label, class: "dpc-fw-check" }, h("input", { type: "checkbox", checked, onchange }), " ", label);
+  }
+
+  /** A list as chips, with an input that adds one. */
+  function chipInput(props, { items, text, list, add, empty, change }) {
+    const take = async (input) => {
+      const typed = input.value.trim();
+      if (!typed) return;
+      input.value = "";
+      if (!items.includes(typed) && !(await change([...items, typed], typed))) input.value ||= typed;
+    };
+    return h("span", { class: "dpc-chips" },
+      items.map((item) => h("span", { key: item, class: "dpc-chip", title: item }, h("bdi", {}, text(item)),
+        h("button", {
+          type: "button", class: "dpc-fw-x", "aria-label": t("Take out %1", text(item)),
+          onclick: () => change(items.filter((each) => each !== item)),
+        }, "×"))),
+      !items.length && h("span", { key: "none", class: "dpc-fact" }, empty),
+      h("input", {
+        ...props, key: "add", class: "dpc-input dpc-fw-add", list: `${prefix}-${list}`, placeholder: add, autocomplete: "off",
+        onchange: (event) => take(event.currentTarget),
+        // A choice from the list comes without the keys that typing has.
+        oninput: (event) => event.inputType === "insertReplacementText" && take(event.currentTarget),
+        onkeydown: (event) => {
+          if (event.key !== "Enter" || event.isComposing) return;
+          event.preventDefault();
+          take(event.currentTarget);
+        },
+      }));
+  }
+
+  function changeMember(group, before, after, typed) {
+    const added = after.find((each) => !before.includes(each));
+    if (added === undefined) return member(group, before.find((each) => !after.includes(each)), false);
+    const named = now.people.filter((person) => person.name === added);
+    return member(group, named.length === 1 ? named[0].node_id : added, true, typed);
+  }
+
+  function member(group, id, on, typed) {
+    const was = saved("group", group)?.members.includes(id) ?? false;
+    const edit = { kind: "group", name: group, members: on ? { add: [id] } : { remove: [id] } };
+    return draft.change(`${targetOf("group", group)}\nmember ${id}`, edit, typed, was === on);
+  }
+
+  async function remove(kind, id, base) {
+    const target = targetOf(kind, id);
+    await draft.undo(target);
+    if (kind === "person") draft.forget((slot) => slot.endsWith(`\nmember ${id}`));
+    if (saved(kind, id)) await draft.change(`${target}\nremove`, { ...base, remove: true });
+    else {
+      open = null;
+      await draft.recheck();
+    }
+    focus(open ? ".dpc-fw-edit button" : ".dpc-fw-more");
+  }
+
+  function limitLabel(name) {
+    return {
+      running: t("Requests at once"), queued: t("Waiting requests"),
+      requests_per_minute: t("Requests a minute"), tokens_per_day: t("Tokens a day"),
+    }[name];
+  }
+
+  // --- new people and groups ---------------------------------------------------------------------------------------
+
+  function addForms() {
+    const start = (kind) => () => {
+      adding = adding === kind ? null : kind;
+      draft.refused.delete(NEW);
+      draw();
+      el.querySelector(".dpc-fw-new input")?.focus();
+    };
+    const wrong = adding && refusal((slot) => slot === NEW);
+    return h("div", { key: "add", class: "dpc-fw-adding" },
+      button(t("Add a person"), start("person"), { key: "person", "aria-expanded": adding === "person" }),
+      button(t("Add a group"), start("group"), { key: "group", "aria-expanded": adding === "group" }),
+      adding && h("form", { key: `new ${adding}`, class: "dpc-fw-new", onsubmit: addOne },
+        adding === "person" && h("input", {
+          key: "id", name: "node_id", class: "dpc-input dpc-mono dpc-fw-new-id", placeholder: "dpc-node-…",
+          "aria-label": t("Node id"), required: true, autocomplete: "off", "aria-invalid": wrong ? "true" : null,
+        }),
+        h("input", {
+          key: "name", name: "name", class: "dpc-input", placeholder: t("Name"), "aria-label": t("Name"),
+          required: adding === "group", maxlength: "128", autocomplete: "off",
+        }),
+        button(t("Add"), null, { key: "go", type: "submit" }),
+        failure(wrong?.sentence)));
+  }
+
+  async function addOne(event) {
+    event.preventDefault();
+    const { node_id, name } = Object.fromEntries([...new FormData(event.currentTarget)].map(([key, value]) => [key, value.trim()]));
+    const kind = adding, target = targetOf(kind, kind === "person" ? node_id : name);
+    const edit = kind === "group" ? { kind, name, allowed: true } : { kind, node_id, listed: true, ...(name && { name }) };
+    const slot = `${target}\nadd`;
+    if (!(await draft.change(slot, edit))) {
+      draft.refused.set(NEW, draft.refused.get(slot)); // there is no row of it to show it in
+      draft.refused.delete(slot);
+      return draw();
+    }
+    adding = null;
+    open = target;
+    draw();
+    focus(".dpc-fw-edit input");
+  }
+
+  // --- refused requests --------------------------------------------------------------------------------------------
+
+  function pendingRow({ node_id, name, model, when }) {
+    const known = now && saved("person", node_id);
+    const own = known && ownName(known), letIn = known && isLetIn(known, client.state.access);
+    return h("form", { key: node_id, class: "dpc-row dpc-fw-pending", onsubmit: (event) => grant(event, node_id, model, letIn) },
+      mark("busy", t("refused")),
+      h("span", { class: "dpc-grow" },
+        own && [h("bdi", { key: "own", class: "dpc-name" }, own), " "], idButton(node_id), " ",
+        !own && name && h("span", { key: "claimed", title: t("Anybody can choose any name.") },
+          t("calls itself"), " “", h("bdi", {}, name), "”, "),
+        t("asked for"), " ", h("bdi", { key: "model" }, model || t("any model")), " ", ago(when, t), ", ", t("refused"),
+        failure(calls.error(node_id))),
+      now && !own && h("input", {
+        key: "name", name: "name", class: "dpc-input dpc-fw-name", maxlength: "128", autocomplete: "off",
+        placeholder: t("Your name for it"), "aria-label": t("Your name for %1", node_id),
+      }),
+      button(t("Dismiss"), () => calls.run(node_id, "dismiss", { node_id }), { key: "dismiss", busy: calls.busy(node_id) }),
+      now && button(letIn ? t("Allow this model") : t("Allow for a week"), null, {
+        key: "allow", type: "submit", class: "dpc-button dpc-primary", busy: calls.busy(node_id),
+        title: letIn ? t("Its end date stays as it is") : t("Lets it use %1 until this day next week", model || t("all models")),
+      }));
+  }
+
+  async function grant(event, node_id, model, letIn) {
+    event.preventDefault();
+    const name = event.currentTarget.elements.name?.value.trim() || null; // never what the node calls itself
+    const granted = await calls.run(node_id, "allow", { node_id, model: model || null, expires: letIn ? null : "7d", name });
+    if (granted?.sentence) say(granted.sentence);
+  }
+
+  // --- dry run -----------------------------------------------------------------------------------------------------
+
+  function dryRun() {
+    const { answer } = asked;
+    const input = (name, list, label, placeholder) => h("input", {
+      key: name, class: "dpc-input dpc-fw-ask", list: `${prefix}-${list}`, "aria-label": label, placeholder,
+      autocomplete: "off", value: asked[name],
+      oninput: (event) => {
+        asked[name] = event.currentTarget.value.trim();
+        clearTimeout(asked.timer);
+        asked.timer = setTimeout(explain, 150);
+      },
+    });
+    return h("div", { key: "dry", class: "dpc-fw-dry" },
+      h("span", { class: "dpc-fw-question" },
+        t("May"), " ", input("who", "people", t("Who"), t("name or node id")), " ", t("use"), " ",
+        input("model", "models", t("Model"), t("any model")), " ", t("now?")),
+      h("span", { class: "dpc-fw-answer", "aria-live": "polite" },
+        answer?.error && h("span", { key: "error", class: "dpc-error" }, answer.error),
+        answer?.sentence && [
+          h("b", { key: "yes", class: answer.allowed ? "dpc-fw-yes" : "dpc-fw-no" }, answer.allowed ? t("Yes") : t("No")),
+          // The kernel's sentence starts with the same word.
+          `: ${answer.sentence.replace(/^(yes|no): /, "")}`,
+          draft.entries.size > 0 && h("span", { key: "draft", class: "dpc-fact" }, " ", t("(without your unsaved changes)")),
+        ]));
+  }
+
+  async function explain() {
+    const turn = ++asked.turn, { who, model } = asked;
+    let answer = null;
+    if (who) answer = await client.call("explain", { who, model: model || null }).catch((error) => ({ error: error.message }));
+    if (turn !== asked.turn) return; // typed on meanwhile
+    asked.answer = answer;
+    draw();
+  }
+
+  // --- the draft ---------------------------------------------------------------------------------------------------
+
+  function draftBar() {
+    const { lines, problem, stale, entries } = draft;
+    return h("div", { key: "draft", class: "dpc-fw-draft" },
+      lines && h("div", { key: "review", class: "dpc-fw-review" },
+        h("div", { class: "dpc-fact" },
+          lines.some(isChange) ? t("This will be written to %1:", client.state.access.path) : t("The file would stay as it is.")),
+        h("div", { class: "dpc-fw-lines dpc-mono", tabindex: "0", role: "region", "aria-label": t("What will be written") },
+          aroundChanges(lines).map(({ sign, text }) =>
+            h("div", { class: { "+": "dpc-fw-plus", "-": "dpc-fw-minus" }[sign] }, `${sign} ${text}`)))),
+      failure(problem),
+      stale && h("div", { key: "stale", class: "dpc-fact" }, t("The file has changed meanwhile; your changes go on top of it.")),
+      h("div", { key: "bar", class: "dpc-fw-actions" },
+        lines?.some(isChange) && !problem && button(t("Save"), save, { key: "save", class: "dpc-button dpc-primary" }),
+        h("span", { key: "count", class: "dpc-grow", role: "status" },
+          entries.size === 1 ? t("1 change, not saved") : t("%1 changes, not saved", entries.size)),
+        button(t("Discard"), discard, { key: "discard" }),
+        // Save does not take the place of Review, where a double click would hit it.
+        lines ? button(t("Back"), back, { key: "back" }) : button(t("Review"), review, { key: "review" })));
+  }
+
+  /** To where the keyboard goes on when its button has gone. */
+  function focus(selector) {
+    el.querySelector(selector)?.focus();
+  }
+
+  async function review() {
+    await draft.review();
+    focus(".dpc-fw-lines");
+  }
+
+  function back() {
+    draft.lines = null;
+    draw();
+    focus(".dpc-fw-draft button");
+  }
+
+  function discard() {
+    draft.clear();
+    draw();
+    focus(".dpc-fw-more");
+  }
+
+  async function save() {
+    if (await draft.save()) say(t("Saved."));
+    draw();
+    focus(".dpc-fw-more");
+  }
+
+  function say(sentence) {
+    said = sentence;
+    draw();
+    clearTimeout(quiet);
+    quiet = setTimeout(() => {
+      said = "";
+      draw();
+    }, 15_000);
+  }
+
+  function datalists() {
+    const models = [...new Set((client.state.hosts?.[0]?.models ?? []).map(({ model }) => model))];
+    const names = now.people.map(ownName);
+    return h("div", { key: "lists", hidden: true },
+      h("datalist", { id: `${prefix}-models` }, models.map((value) => h("option", { key: value, value }))),
+      h("datalist", { id: `${prefix}-people` }, now.people.map((person) => {
+        const name = ownName(person), unique = name && names.filter((each) => each === name).length === 1;
+        return h("option", { key: person.node_id, value: unique ? name : person.node_id }, unique ? shortId(person.node_id) : name);
+      })));
+  }
+}
+
+const isChange = ({ sign }) => sign !== " ";
+
+/** Of a whole file's lines, those that change and two on either side. */
+function aroundChanges(lines) {
+  const near = (index) => lines.slice(Math.max(0, index - 2), index + 3).some(isChange);
+  return lines.flatMap((each, index) => (near(index) ? [each] : near(index - 1) ? [{ sign: " ", text: "⋯" }] : []));
+}
+
+/** 50000 -> "50k" */
+function tokensText(tokens) {
+  return tokens && tokens % 1000 === 0 ? `${count(tokens / 1000)}k` : count(tokens);
+}
+
+function inAWeek() {
+  return new Date(Date.now() + 7 * 86_400_000).toISOString().slice(0, 10);
+}
+
+/** Whether the file has these very values, so that nothing has to be written. */
+function isSaved(entry, value) {
+  const same = (one, two) => JSON.stringify(one) === JSON.stringify(two);
+  return Boolean(entry) && Object.entries(value).every(([key, now]) =>
+    key === "limits" ? Object.entries(now).every(([field, limit]) => entry.limits[field] === limit) : same(entry[key], now));
+}
+
+/** `2027-01-31` as `Sun 31 Jan 2027`; what is no date stays as it is. */
+function dayText(expires) {
+  const when = new Date(expires), date = expires.length === 10;
+  if (Number.isNaN(when.getTime())) return expires;
+  const year = when.getUTCFullYear() === new Date().getUTCFullYear() ? undefined : "numeric";
+  const rest = date ? { timeZone: "UTC" } : { hour: "2-digit", minute: "2-digit" };
+  return when.toLocaleString(undefined, { weekday: "short", day: "numeric", month: "short", year, ...rest });
+}

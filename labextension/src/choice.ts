@@ -1,0 +1,51 @@
+/** The notebook's choice as its file keeps it: metadata `dpc: {host, name, model}`. */
+
+import { type IChosen, type IHost, LOCAL } from './contract';
+
+export const METADATA_KEY = 'dpc';
+
+export interface IChoice {
+  host: string;
+  name: string;
+  model: string | null;
+}
+
+const NODE_ID = /^dpc-node-[0-9a-f]{8,64}$/;
+const LENGTH_LIMIT = 200;
+
+/** The choice in a notebook's metadata, or null. The file may be a stranger's: nothing in it is taken on trust. */
+export function readChoice(metadata: unknown): IChoice | null {
+  const { host, name, model } = (metadata ?? {}) as Record<string, unknown>;
+  if (typeof host !== 'string' || (host !== LOCAL && !NODE_ID.test(host))) {
+    return null;
+  }
+  return { host, name: line(name) ?? host, model: line(model) };
+}
+
+function line(text: unknown): string | null {
+  return typeof text === 'string' && text ? text.replace(/\p{C}/gu, ' ').slice(0, LENGTH_LIMIT) : null;
+}
+
+/** What to keep of the kernel's choice; null for the one that every kernel begins with. */
+export function toChoice(chosen: IChosen): IChoice | null {
+  return isDefault(chosen) ? null : { host: chosen.id, name: chosen.name, model: chosen.model };
+}
+
+function isDefault(chosen: IChosen): boolean {
+  return chosen.id === LOCAL && chosen.model === null;
+}
+
+export type Restoring = { do: 'nothing' } | { do: 'choose'; choice: IChoice } | { do: 'tell'; name: string };
+
+/**
+ * What to do about a saved choice when a kernel is met.
+ *
+ * A kernel that has a choice keeps it. A host that this machine never met is not linked to: a notebook from a stranger
+ * must not make its reader's machine call anybody.
+ */
+export function restoring(saved: IChoice | null, chosen: IChosen, hosts: readonly IHost[]): Restoring {
+  if (saved === null || !isDefault(chosen)) {
+    return { do: 'nothing' };
+  }
+  return hosts.some(host => host.id === saved.host) ? { do: 'choose', choice: saved } : { do: 'tell', name: saved.name };
+}
