@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := dpc_jupyter tests benchmarks hatch_build.py
 
-.PHONY: demo test check bench lab clean
+.PHONY: demo test check bench lab clean screenshots notebooks
 
 # What the JupyterLab extension is built from; hatch_build.py builds it where it is older.
 FACE := hatch_build.py $(shell find labextension/*.json labextension/src labextension/schema labextension/style dpc_jupyter/jupyter/widgets -type f ! -name '*.py*')
@@ -50,6 +50,12 @@ check: .venv/.test  ## lint and types only
 test: check .venv/.browser  ## everything, within 15 minutes
 	@if command -v npm >/dev/null; then npm test --prefix labextension; else echo "no npm: the extension's own tests did NOT run"; fi
 	$(BIN)/python -m pytest
+
+screenshots: .venv/.test  ## pictures of every view for docs/images, of this build
+	PYTHONPATH=tests $(BIN)/python -m browser.screenshots
+
+notebooks: .venv/.test  ## run 02 to 04 and keep their outputs
+	$(BIN)/python tests/running_notebooks.py
 
 bench: .venv/.test  ## ours beside what labs use today; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks

@@ -197,8 +197,8 @@ def ago(seconds: float) -> str:
     return "just now"
 
 
-def let_in(document: Mapping[str, Any], rules: Rules) -> list[tuple[str, str, str, str]]:
-    """Name, node id, models and end date of everybody whom the access file lists, whether sharing is on or not."""
+def let_in(document: Mapping[str, Any], rules: Rules) -> list[tuple[str, str, str, str, str]]:
+    """Name, node id, models, own limits and end date of all whom the access file lists, sharing or not."""
     compute, nodes = document.get("compute", {}), document.get("nodes", {})
     groups_of: dict[str, list[str]] = {node_id: [] for node_id in compute.get("allow_nodes", [])}
     for group in compute.get("allow_groups", []):
@@ -210,7 +210,9 @@ def let_in(document: Mapping[str, Any], rules: Rules) -> list[tuple[str, str, st
         patterns = own.get("allowed_models") or _of_groups(document, groups)
         name = rules.name_of(node_id)
         until = label(str(own.get("expires", "no end")))
-        rows.append((label(name) if name != node_id else "", node_id, label(", ".join(patterns) or "all", 200), until))
+        limits = ", ".join(f"{field}={value}" for field, value in own.get("limits", {}).items() if field[0] != "_")
+        shown = label(name) if name != node_id else ""
+        rows.append((shown, node_id, label(", ".join(patterns) or "all", 200), label(limits, 200), until))
     return rows
 
 
@@ -222,10 +224,12 @@ def allowed(document: Mapping[str, Any], rules: Rules, node_id: str, named: Sequ
     named : sequence of str
         The models that the edit named; if the node holds others too, the sentence says why and how to take them.
     """
-    for name, listed, models, until in let_in(document, rules):
+    for name, listed, models, limits, until in let_in(document, rules):
         if listed == node_id:
             who = name or node_id
-            sentence = f"{who} may use {'all models' if models == 'all' else models}, until {until}."
+            sentence = f"{who} may use {'all models' if models == 'all' else models}"
+            sentence += f"{'' if rules.enabled else ' once sharing is on'}, until {until}"
+            sentence += f", with {limits}." if limits else "."
             held = document.get("nodes", {}).get(node_id, {}).get("allowed_models", [])
             if not named or set(held) <= set(named):
                 return sentence
@@ -239,7 +243,7 @@ def _of_groups(document: Mapping[str, Any], groups: Iterable[str]) -> list[str]:
     return [] if [] in terms else [pattern for patterns in terms for pattern in patterns]
 
 
-LET_IN_HEAD = ("Name", "Node", "Models", "Until")
+LET_IN_HEAD = ("Name", "Node", "Models", "Limits", "Until")
 
 
 def read_image(path: Path) -> dict[str, str]:

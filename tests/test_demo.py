@@ -115,7 +115,9 @@ def test_lab_runs_beside_the_host_until_ctrl_c(folder: Path) -> None:
         until_in_thread(lambda: listens(found[1]), 60)
         with urllib.request.urlopen(found[0], timeout=20) as page:
             assert b"JupyterLab" in page.read()
-        assert (folder / ".demo" / "lab" / demo.NOTEBOOK).exists()
+        copied = {path.name for path in (folder / ".demo" / "lab").glob("*.ipynb")}
+        assert copied == {path.name for path in demo.notebook_path().parent.glob("*.ipynb")} and len(copied) == 4
+        assert log.read_text().count("host up: dpc://") == 2
     finally:
         lab.send_signal(2)
         assert lab.wait(20) == 0, log.read_text()

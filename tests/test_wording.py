@@ -75,12 +75,15 @@ def test_everybody_who_is_listed_is_shown_with_what_holds_for_them() -> None:
         "compute": {"enabled": True, "allow_nodes": [ANNA], "allow_groups": ["friends"]},
         "node_groups": {"friends": [BOB, CAROL], "others": [ANNA]},
         "groups": {"friends": {"allowed_models": ["m*"]}},
-        "nodes": {ANNA: {"name": "anna", "expires": "2030-01-01"}, CAROL: {"allowed_models": ["x"]}},
+        "nodes": {
+            ANNA: {"name": "anna", "expires": "2030-01-01", "limits": {"_note": "busy", "running": 1, "queued": 2}},
+            CAROL: {"allowed_models": ["x"]},
+        },
     }
     assert let_in(document, Rules.parse(dumps(document))) == [
-        ("anna", ANNA, "all", "2030-01-01"),
-        ("", BOB, "m*", "no end"),
-        ("", CAROL, "x", "no end"),
+        ("anna", ANNA, "all", "running=1, queued=2", "2030-01-01"),
+        ("", BOB, "m*", "", "no end"),
+        ("", CAROL, "x", "", "no end"),
     ]
 
 
@@ -171,6 +174,9 @@ def test_many_models_are_counted_and_not_all_named() -> None:
 
 def test_adding_a_model_says_that_the_others_stay() -> None:
     document = allow({}, ANNA, name="anna", models=["a"])
+    sentence = allowed(document, Rules.parse(dumps(document)), ANNA, ["a"])
+    assert sentence == "anna may use a once sharing is on, until no end."
+    document["compute"]["enabled"] = True
     assert allowed(document, Rules.parse(dumps(document)), ANNA, ["a"]) == "anna may use a, until no end."
     document = allow(document, ANNA, models=["b*"])
     assert allowed(document, Rules.parse(dumps(document)), ANNA, ["b*"]) == (

@@ -48,7 +48,9 @@ def demo(
     with running_host(place) as uri:
         say(f"host up: {uri}")
         if lab:
-            _open_lab(place, uri)
+            with running_host(place, place.second) as second:
+                say(f"host up: {second}")
+                _open_lab(place, {"DPC_DEMO_HOST": uri, "DPC_DEMO_HOST_2": second})
             return
         report = run_notebook(place, uri)
     _print(report, place, time.monotonic() - started)
@@ -58,11 +60,16 @@ def demo(
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """The demo's folder: two homes as of two people, and the notebook."""
+    """The demo's folder: homes as of several people, and the notebooks."""
 
     folder: Path
     host: Home
     asker: Home
+
+    @property
+    def second(self) -> Home:
+        """Another host, for notebooks that compare two."""
+        return Home(self.folder / "second-host")
 
     @property
     def asker_environment(self) -> dict[str, str]:
@@ -100,39 +107,44 @@ class Report:
 
 
 def prepare(folder: Path) -> Place:
-    """Two fresh homes and the model, which is kept between runs."""
-    for name in ("host", "asker", "ipython", "jupyter"):
+    """Fresh homes and the model, which is kept between runs."""
+    for name in ("host", "second-host", "asker", "ipython", "jupyter"):
         shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     weights = fetch_with_progress(folder / "models")
     say("making two identities")
     place = Place(folder, Home(folder / "host"), Home(folder / "asker"))
-    host_id, asker_id = place.host.load_identity().node_id, place.asker.load_identity().node_id
-    assert host_id != asker_id
-    place.host.edit_access(lambda document: firewall.set_enabled(document, True))
-    place.host.edit_access(
-        lambda document: firewall.allow(document, asker_id, name="demo-notebook", models=[SMOLLM2.name])
-    )
+    asker_id = place.asker.load_identity().node_id
     engine = {"type": "llama_cpp", "model": str(weights), "context_window": SMOLLM2.context_window}
-    providers = [
-        {"alias": "embedded", "name": SMOLLM2.name, **engine},
-        {"alias": "private", "name": PRIVATE_MODEL, **engine},
-    ]
-    (place.host.path / "providers.json").write_bytes(msgspec.json.encode({"providers": providers}))
-    (place.host.path / "providers.json").chmod(0o600)
+    open_to_all = {"alias": "embedded", "name": SMOLLM2.name, **engine}
+    for host in (place.host, place.second):
+        assert host.load_identity().node_id != asker_id
+        host.edit_access(lambda document: firewall.set_enabled(document, True))
+        host.edit_access(
+            lambda document: firewall.allow(document, asker_id, name="demo-notebook", models=[SMOLLM2.name])
+        )
+        _write_providers(host, open_to_all, {"alias": "private", "name": PRIVATE_MODEL, **engine})
+    _write_providers(place.asker, open_to_all)
     return place
 
 
+def _write_providers(home: Home, *providers: dict[str, Any]) -> None:
+    file = home.path / "providers.json"
+    file.write_bytes(msgspec.json.encode({"providers": providers}))
+    file.chmod(0o600)
+
+
 @contextmanager
-def running_host(place: Place) -> Iterator[str]:
+def running_host(place: Place, home: Home | None = None) -> Iterator[str]:
     """A host in a process of its own, as ``dpc-jupyter serve`` starts it; its address."""
-    log = place.folder / "host.log"
+    home = home or place.host
+    log = place.folder / f"{home.path.name}.log"
     command = [sys.executable, "-m", "dpc_jupyter.cli", "serve", "--listen", "127.0.0.1", "--port", "0"]
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [*command, "--name", "demo-host"],
-            env={**os.environ, "DPC_HOME": str(place.host.path)},
+            [*command, "--name", f"demo-{home.path.name}"],
+            env={**os.environ, "DPC_HOME": str(home.path)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -227,11 +239,12 @@ def _print(report: Report, place: Place, took_s: float) -> None:
         out.print(f"{name:<12}{fact}", markup=False)
 
 
-def _open_lab(place: Place, uri: str) -> None:
+def _open_lab(place: Place, addresses: dict[str, str]) -> None:
     folder = place.folder / "lab"
     folder.mkdir(exist_ok=True)
-    if not (folder / NOTEBOOK).exists():
-        shutil.copy(notebook_path(), folder / NOTEBOOK)
+    for notebook in notebook_path().parent.glob("*.ipynb"):
+        if not (folder / notebook.name).exists():  # what was written into one stays
+            shutil.copy(notebook, folder)
     settings = Path(place.asker_environment["JUPYTER_CONFIG_DIR"]) / "labconfig" / "page_config.json"
     settings.parent.mkdir(parents=True)
     # Whether the user wants JupyterLab's news is not this demo's question to ask.
@@ -243,9 +256,9 @@ def _open_lab(place: Place, uri: str) -> None:
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         command.append("--allow-root")
     token = secrets.token_urlsafe(24).replace("-", "").replace("_", "")
-    environment = {**os.environ, **place.asker_environment, "DPC_DEMO_HOST": uri, "JUPYTER_TOKEN": token}
+    environment = {**os.environ, **place.asker_environment, **addresses, "JUPYTER_TOKEN": token}
     say(f"JupyterLab: http://127.0.0.1:{port}/lab/tree/{NOTEBOOK}?token={token}")
-    say("Ctrl-C ends it and the host.")
+    say("Ctrl-C ends it and the hosts.")
     with subprocess.Popen(command, cwd=folder, env=environment, start_new_session=True) as lab:
         try:
             if lab.wait() != 0:

@@ -113,6 +113,6 @@ def _access(home: Home) -> Iterator[Finding]:
     if not rules.enabled:
         yield Finding("ok", "access", "sharing is off: nobody can ask this node; `dpc-jupyter firewall on` turns it on")
     elif rows := let_in(document, rules):
-        yield Finding("ok", "access", "; ".join(f"{name or node_id} ({models})" for name, node_id, models, _ in rows))
+        yield Finding("ok", "access", "; ".join(f"{name or node_id} ({models})" for name, node_id, models, *_ in rows))
     else:
         yield Finding("warn", "access", "sharing is on for nobody: dpc-jupyter firewall allow NODE_ID --name NAME")

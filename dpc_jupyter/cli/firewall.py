@@ -18,6 +18,7 @@ _MODEL_HELP = (
     "A model that it may use, * at the end for a family; may be repeated. It is added to those that were allowed "
     "before; without any, all may be used."
 )
+_LIMIT_HELP = "running, queued, requests_per_minute or tokens_per_day; may be repeated."
 Model = Annotated[str | None, typer.Argument(help="This model alone.")]
 
 
@@ -57,10 +58,12 @@ def allow(
     name: Annotated[str | None, typer.Option(help="What to call the node here.")] = None,
     group: Annotated[str | None, typer.Option(help="Let it in as a member of this group.")] = None,
     expires: Annotated[str | None, typer.Option("--expires", help="12h, 7d, a date, or never.")] = None,
+    limit: Annotated[list[str] | None, typer.Option(metavar="NAME=N", help=_LIMIT_HELP)] = None,
 ) -> None:
     """Let a node in, or change its terms."""
     access = Access(home_of(ctx))
-    node_id = access.allow(who, name=name, models=tuple(model or ()), group=group, expires=expires)
+    models, limits = tuple(model or ()), tuple(limit or ())
+    node_id = access.allow(who, name=name, models=models, group=group, expires=expires, limits=limits)
     _print(allowed(home_of(ctx).access_document(), access.rules, node_id, model or ()))
     _print(access.explain(node_id).reason)
 

@@ -67,7 +67,7 @@ async def _tell_what_is_shared(service: CoreService) -> None:
     elif not rules.enabled:
         say(f"Sharing is off: nobody can ask this node. Turn it on: {_ALLOW} on", "yellow")
     elif rows := let_in(service.home.access_document(), rules):
-        say("Let in: " + "; ".join(f"{name or node_id} ({models})" for name, node_id, models, _ in rows))
+        say("Let in: " + "; ".join(f"{name or node_id} ({models})" for name, node_id, models, *_ in rows))
     else:
         say(f"Nobody is let in yet: {_ALLOW} allow NODE_ID --name NAME", "yellow")
     if models := await service.models():

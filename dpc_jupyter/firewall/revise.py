@@ -34,7 +34,8 @@ class PersonEdit(_Terms, frozen=True, tag_field="kind", tag="person", kw_only=Tr
     groups : list of str
         All that it is a member of.
     remove : bool
-        Take away all access and all that this package keeps about it; notes stay.
+        Take away all access and all that this package keeps about it; notes stay, and its place in groups that let
+        nobody in.
     """
 
     node_id: str
@@ -129,11 +130,14 @@ def _person(new: Document, edit: PersonEdit) -> None:
     node_id, compute, nodes = edit.node_id, new.setdefault("compute", {}), new.setdefault("nodes", {})
     settings = nodes.get(node_id, {})
     groups, listed = ([], False) if edit.remove else (edit.groups, edit.listed)
+    letting_in = set(compute.get("allow_groups", []))
     if listed is not UNSET:
         _list(compute, "allow_nodes", node_id, on=bool(listed))
     if groups is not UNSET:
         members = new.setdefault("node_groups", {})
         for group in dict.fromkeys([*plain(members), *groups]):
+            if edit.remove and group not in letting_in:
+                continue  # as `deny`: D-PC Messenger uses the other groups for other permissions
             _list(members, _group_name(group), node_id, on=group in groups)
     if edit.name and any(n != node_id and each.get("name") == edit.name for n, each in plain(nodes).items()):
         raise ConfigError(f"{edit.name!r} is what another node is called here: choose another name.")

@@ -207,7 +207,7 @@ class NodeMagics(Magics):
             print("Sharing is off: nobody can ask this node. %dpc_start --share turns it on.")
         else:
             rows = let_in(self._notebook.home.access_document(), node.service.access.rules)
-            who = "; ".join(f"{name or node_id} ({models})" for name, node_id, models, _ in rows)
+            who = "; ".join(f"{name or node_id} ({models})" for name, node_id, models, *_ in rows)
             print(f"Let in: {who}." if rows else "Nobody is let in yet: %dpc_firewall allow NODE_ID --name NAME")
         if status.uri is not None:
             print(f"Address to give away: {status.uri}")

@@ -10,7 +10,7 @@ import msgspec
 
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.firewall import Decision, Edit, Rules
+from dpc_jupyter.firewall import Decision, Edit, Limits, Rules
 from dpc_jupyter.firewall.revise import PersonEdit
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.directory import is_node_id
@@ -50,6 +50,7 @@ class Access:
         models: tuple[str, ...] = (),
         group: str | None = None,
         expires: str | None = None,
+        limits: Sequence[str] = (),
     ) -> str:
         """Let a node in; returns its id.
 
@@ -61,13 +62,17 @@ class Access:
             Only these, ``*`` at the end for a family; empty for all that ``compute.allowed_models`` allows.
         expires : str, optional
             A date, a UTC time, or a span like ``7d`` or ``12h`` from now.
+        limits : sequence of str
+            ``running=2``, ``tokens_per_day=50000`` and the like: the fields of `firewall.Limits`.
         """
         node_id = self.node_id_of(who)
         if name and self.rules.node_by_name(name) not in (None, node_id):
             raise ConfigError(f"{label(name)!r} is what another node is called here: choose another name.")
         until = _moment(expires)
         self.rules = self._home.edit_access(
-            lambda document: firewall.allow(document, node_id, name=name, models=models, group=group, expires=until)
+            lambda document: firewall.allow(
+                document, node_id, name=name, models=models, group=group, expires=until, limits=_limits(limits)
+            )
         )
         self._home.clear_pending(node_id)
         return node_id
@@ -122,6 +127,17 @@ def _dated(edit: Edit) -> Edit:
     if isinstance(edit, PersonEdit) and isinstance(edit.expires, str):
         return msgspec.structs.replace(edit, expires="" if edit.expires == "never" else _moment(edit.expires))
     return edit
+
+
+def _limits(typed: Sequence[str]) -> dict[str, int | None]:
+    limits: dict[str, int | None] = {}
+    for each in typed:
+        name, _, number = each.partition("=")
+        if name not in Limits.__dataclass_fields__ or not (number.isascii() and number.isdigit()):
+            known = ", ".join(f"{field}=N" for field in Limits.__dataclass_fields__)
+            raise ConfigError(f"{label(each)!r} is no limit: write one of {known}.")
+        limits[name] = int(number)
+    return limits
 
 
 def _moment(expires: str | None) -> str | None:

@@ -161,7 +161,7 @@ class CoreService:
         ConnectError, HandshakeError
             Nobody answers there; or somebody else does; or the peer refused us.
         """
-        if where.strip().startswith("dpc:"):
+        if ":" in where:  # of any scheme: what is wrong with it is said
             uri: PeerUri | None = PeerUri.parse(where)
         else:
             uri = self.directory.uri_of(self.directory.find(where, self._links.peers))
@@ -179,7 +179,7 @@ class CoreService:
 
     async def link_to(self, who: str, *, timeout_s: float = 10.0) -> PeerStatus:
         """The link to a peer, made if there is none; parameters and errors as `connect`."""
-        if not who.strip().startswith("dpc:"):
+        if ":" not in who:
             peer = self._links.of(self.directory.find(who, self._links.peers))
             if peer is not None:
                 return self._peer_status(peer)
@@ -339,7 +339,8 @@ class CoreService:
                 first_token_s=answer.timings.first_token_s,
                 total_s=answer.timings.total_s,
                 prompt_tokens=answer.usage.prompt_tokens,
-                response_tokens=answer.usage.response_tokens,
+                # A host that was stopped tells no count; what came is known here.
+                response_tokens=answer.usage.response_tokens if answer.error is None else stream.pieces or None,
                 outcome="ok" if stream.error is None else stream.error.code,
             )
         )
@@ -497,7 +498,7 @@ class CoreService:
                 RequestStatus(
                     stream.host,
                     stream.host_name,
-                    stream.request.model or "",
+                    stream.request.model or self._first_model(stream),
                     "running" if stream.status is None else stream.status.state,
                     None if stream.status is None else stream.status.position,
                     now - stream.started_at,
@@ -506,6 +507,12 @@ class CoreService:
                 for stream in self._asking
             ),
         )
+
+    def _first_model(self, stream: AnswerStream) -> str:
+        """What a request that names no model gets, by what its host told."""
+        peer = self._links.of(stream.host)
+        named = [o.model for o in peer.offers if stream.request.provider in (None, o.alias)] if peer else []
+        return named[0] if named else ""
 
     def _peer_status(self, peer: Peer) -> PeerStatus:
         return PeerStatus(

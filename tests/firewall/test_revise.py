@@ -134,8 +134,10 @@ def test_whoever_is_removed_keeps_its_notes_and_no_access_by_any_way() -> None:
         node_groups={"g": [ANNA, BOB]},
         nodes={ANNA: {"_note": "kept", "name": "anna", "legacy_ok": True, "expires": "2030-01-01"}},
     )
+    document["node_groups"]["theirs"] = [ANNA]  # it lets nobody in, and D-PC Messenger may use it
     after = edited(document, person(remove=True, listed=True, groups=["g"]))
     assert after["nodes"] == {ANNA: {"_note": "kept"}}
+    assert after["node_groups"] == {"g": [BOB], "theirs": [ANNA]}
     assert not rules(after).is_known(ANNA, NOW) and not rules(after).legacy_ok(ANNA)
     assert rules(after).is_known(BOB, NOW)
 

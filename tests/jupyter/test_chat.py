@@ -10,7 +10,7 @@ import pytest
 from node.stub import PIECE, StubEngine
 from node.waiting import until_in_thread
 
-from dpc_jupyter.errors import BackendError, Busy, ConnectError
+from dpc_jupyter.errors import BackendError, Busy, ConnectError, DpcError, InvalidRequest
 from dpc_jupyter.jupyter.chat import CHATS_LIMIT
 from dpc_jupyter.jupyter.faces import Faces
 from dpc_jupyter.jupyter.notebook import Notebook
@@ -83,6 +83,24 @@ def test_the_model_reads_the_turns_that_went_well(screen: Screen, engine: StubEn
         *({"role": role, "content": content} for role, content in turns),
         {"role": "assistant", "content": PIECE * 4},
     ]
+
+
+def test_python_asks_in_it_and_gets_the_answer_whole_or_what_came(
+    screen: Screen, engine: StubEngine, faces: Faces
+) -> None:
+    chat = faces.chats["1"]
+    answer = chat.ask_and_wait("one", options={"max_tokens": 3, "seed": 7})
+    assert (answer.text, answer.error) == (PIECE * 4, None)
+    assert (engine.seen[-1].options.max_tokens, engine.seen[-1].options.seed) == (3, 7)
+    screen.until(lambda: last(screen)["text"] == PIECE * 4 and not last(screen)["streaming"])
+    engine.error = BackendError("broken")
+    failed = chat.ask_and_wait("two")
+    assert failed.error is not None and "broken" in failed.error and failed.text == PIECE * 4
+    with pytest.raises(InvalidRequest, match="Nothing is asked"):
+        chat.ask_and_wait(" ")
+    with pytest.raises(DpcError, match="bogus"):
+        chat.ask_and_wait("three", options={"bogus": 1})
+    assert [turn["content"] for turn in chat.transcript] == ["one", PIECE * 4]
 
 
 def test_stop_frees_the_slot_at_the_host_and_keeps_what_came(

@@ -103,7 +103,9 @@ def test_a_page_that_closes_and_an_extension_that_is_unloaded_leave_nothing(page
     page.until(lambda: page.state)
     faces = "[t.name for t in __import__('threading').enumerate() if t.name == 'dpc-faces']"
     assert kernel.value(faces) == "['dpc-faces']"
-    kernel.ok("%unload_ext dpc_jupyter")
+    code = "%unload_ext dpc_jupyter"
+    kernel.send("execute_request", {"code": code, "silent": False, "store_history": False})
+    page.until(lambda: page.events in page.closed)
     kernel.ok(
         f"import threading\nfor t in threading.enumerate():\n    t.name == 'dpc-faces' and t.join(10)\nprint({faces})"
     )

@@ -49,8 +49,24 @@ def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> Non
     assert "may use llama3.1:8b, llama3-70b" in added and "%dpc_firewall deny dave MODEL takes one away." in added
     assert kernel.ok("%dpc_firewall explain dave llama3-70b").stdout.startswith("yes: ")
     assert kernel.ok("%dpc_firewall deny dave").stdout.startswith("no: ")
+    limited = kernel.ok("%dpc_firewall allow dave --limit running=1 --limit tokens_per_day=500").stdout
+    assert "with running=1, tokens_per_day=500." in limited
+    assert "running=1, tokens_per_day=500" in kernel.ok("%dpc_firewall").text
+    for wrong in ("running", "running=", "runing=2", "running=-1", "running=0"):
+        assert kernel.run(f"%dpc_firewall allow dave --limit {wrong}").status == "error"
+    assert kernel.ok("%dpc_firewall pause").stdout.startswith("Sharing is paused")
+    assert kernel.ok("%dpc_firewall resume").stdout == "Sharing goes on.\n"
     assert kernel.ok("%dpc_firewall off").stdout == "Sharing is off.\n"
     assert kernel.ok("%dpc_firewall pending").stdout == "Nobody has asked and been refused.\n"
+
+
+def test_the_firewall_takes_the_notebooks_variables(kernel: Kernel) -> None:
+    kernel.ok("dave_id = 'dpc-node-' + 'd' * 32")
+    said = kernel.ok("%dpc_firewall allow {dave_id} --name dave --model llama3.1:8b --model {no_variable}").stdout
+    assert said.startswith("dave may use llama3.1:8b, {no_variable} once sharing is on, until no end.")
+    kernel.ok("model = 'qwen3:8b'\n%dpc_firewall allow dave {model}")
+    assert "qwen3:8b" in kernel.ok("%dpc_firewall").text
+    assert kernel.ok("%dpc_firewall explain {dave_id} {model}").stdout.startswith("no: line 5, compute.enabled")
 
 
 def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: RunningHost) -> None:

@@ -142,3 +142,14 @@ async def test_a_stranger_can_neither_forge_a_line_nor_pass_as_a_friend_in_the_n
     await until(lambda: [event for event in events if event.kind == "peer_closed"])
     assert all(event.text.isprintable() for event in events)
     assert f"({stranger.asker_id}, not let in)" in events[-1].text
+
+
+async def test_a_request_that_names_no_model_is_shown_with_the_one_it_gets_and_counts_what_came(allowed: Pair) -> None:
+    await allowed.asker.models(allowed.host_id)
+    allowed.engine.hold(free=2)
+    stream = allowed.ask()
+    await until(lambda: stream.answer.text == PIECE * 2)
+    assert [(each.model, each.tokens) for each in allowed.asker.status().asking] == [("stub-1", stream.pieces)]
+    stream.cancel()
+    allowed.asker.ledger.flush()
+    assert [(row.outcome, row.response_tokens) for row in allowed.asker.ledger.rows()] == [("cancelled", stream.pieces)]

@@ -7,6 +7,7 @@ that no call waits for another. Nothing here is needed to stop a cell: that is t
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -40,12 +41,14 @@ class Comm(Protocol):
 
     def send(self, data: Any = None) -> None: ...  # noqa: D102
     def on_msg(self, callback: Callable[[Any], None]) -> None: ...  # noqa: D102
+    def close(self) -> None: ...  # noqa: D102
     def on_close(self, callback: Callable[[Any], None]) -> None: ...  # noqa: D102
 
 
 class _Face:
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, close: Callable[[], None] = lambda: None) -> None:
         self.send = send
+        self.close = close
         self.heard_at = time.monotonic()
         self.seen: dict[str, Any] = {}
         self.knows_nothing = False
@@ -114,15 +117,18 @@ class Hub:
         """No more of it: the extension is unloaded."""
         with self._lock:
             self._closed = True
-            self._faces.clear()
+            faces, self._faces = list(self._faces.values()), {}
             self._workers.shutdown(wait=False, cancel_futures=True)
         self.look()
+        for face in faces:  # its page then says at once that nobody is here
+            with contextlib.suppress(Exception):
+                face.close()
 
     # The comms.
 
     def open_events(self, comm: Comm, message: Any) -> None:
         """Target ``dpc.events``: what goes down to one face."""
-        client, face = str(_data(message).get("client")), _Face(comm.send)
+        client, face = str(_data(message).get("client")), _Face(comm.send, comm.close)
         comm.on_close(lambda _: self._drop(client, face))
         self._attach(client, face)
 
