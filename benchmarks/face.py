@@ -36,7 +36,7 @@ _LONG = f"""
 import time
 from dpc_jupyter.jupyter.display import CellAnswer
 from dpc_jupyter.node.answer import Answer
-paragraph = "Let $x_i = \\\\sum_j w_{{ij}} a_j$ be given.\\n\\n```python\\nfor i in range(10):\\n    print(i)\\n```\\n\\n"
+paragraph = "Let $x_i = \\\\sum_j w_{{ij}} a_j$ be.\\n\\n```python\\nfor i in range(10):\\n    print(i)\\n```\\n\\n"
 text = (paragraph * {LONG_CHARS})[:{LONG_CHARS}]
 pieces = [text[at:at + 8] for at in range(0, len(text), 8)]
 face, began = CellAnswer(), time.monotonic()

@@ -15,6 +15,9 @@ from dpc_jupyter.wording import provenance
 # A refusal comes within milliseconds; the live line of a request that ends at once would only flicker.
 QUIET_S = 0.25
 _RENDER_SHARE = 4
+# Every update of a text sends all of its formulas through MathJax again: with more of these marks than this, the page
+# falls seconds behind the model. They are typeset at the end.
+_LIVE_FORMULAS = 40
 # Over less than this, a speed is noise.
 _SPEED_AFTER_S = 0.5
 # Inline, because a stylesheet would not outlive the kernel in a saved notebook; both themes by their own text colour.
@@ -30,7 +33,7 @@ def interval_s(chars: int) -> float:
     return max(0.05, chars / 100_000)
 
 
-def bundle(text: str, foot: str = "", thinking: str = "", *, raw: bool = False) -> dict[str, str]:
+def bundle(text: str, foot: str = "", thinking: str = "", *, raw: bool = False, typeset: bool = True) -> dict[str, str]:
     """An answer as text and as HTML that cannot act; never as ``text/markdown``.
 
     Parameters
@@ -41,6 +44,8 @@ def bundle(text: str, foot: str = "", thinking: str = "", *, raw: bool = False) 
         One line of ours below it.
     raw : bool
         Text alone.
+    typeset : bool
+        As `rich_text.to_html`.
     """
     shown = plain(text)
     if raw:
@@ -53,7 +58,7 @@ def bundle(text: str, foot: str = "", thinking: str = "", *, raw: bool = False) 
         f"{text_to_html(thoughts)}</pre></details>"
         if thoughts
         else "",
-        to_html(shown),
+        to_html(shown, typeset=typeset),
         f'<div style="{_FOOT_STYLE}">{text_to_html(foot)}</div>' if foot else "",
     ]
     lines = [part for part in (shown.rstrip(), foot) if part]
@@ -108,7 +113,9 @@ class CellAnswer:
         if not self._stale or (now := time.monotonic()) < self._next_at:
             return
         self._text = ["".join(self._text)]
-        self._draw(bundle(self._text[0], "" if self._raw else self._speed(now), raw=self._raw))
+        text = self._text[0]
+        typeset = text.count("$") + text.count("\\(") + text.count("\\[") <= _LIVE_FORMULAS
+        self._draw(bundle(text, "" if self._raw else self._speed(now), raw=self._raw, typeset=typeset))
         spent = time.monotonic() - now
         self._next_at = now + max(interval_s(self._chars), _RENDER_SHARE * spent)
         self._stale = False

@@ -10,12 +10,15 @@ import bisect
 import functools
 import html
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nh3
 from markdown_it import MarkdownIt
 from markdown_it.rules_block import StateBlock
 from markdown_it.rules_inline import StateInline
+
+if TYPE_CHECKING:
+    from pygments.lexer import Lexer
 
 # About 8,000 tokens. The worst text of this length takes 0.3 s, and an interrupt waits for it.
 RICH_LIMIT_CHARS = 32_000
@@ -26,41 +29,65 @@ _TAGS = {
     *("p", "br", "hr", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a", "span"),
     *("h1", "h2", "h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td"),
 }
-_ATTRIBUTES = {"a": {"href", "title"}, "ol": {"start"}, "code": {"class", "style"}, "pre": {"style"}}
+_ATTRIBUTES = {
+    "a": {"href", "title"},
+    "ol": {"start"},
+    "code": {"class", "style"},
+    "pre": {"class", "style"},
+    "span": {"class"},
+}
 # Ours, put in before the sanitizer, which lets these very words pass and no others: nothing is edited behind it.
 _STYLES = {
     "pre": "padding:6px 10px;border-radius:3px;background:var(--jp-layout-color2,rgba(128,128,128,.12))",
     "code": "background:none;padding:0",  # Lab's own code colour would stripe the box
 }
-_STYLED_BLOCK = f'<pre style="{_STYLES["pre"]}"><code style="{_STYLES["code"]}"'
-_LANGUAGE = re.compile(r"language-[\w+#.-]{1,32}")
+# Jupyter's front ends, and nbconvert's pages, have colours for Pygments' short class names below this one.
+_STYLED_BLOCK = f'<pre class="highlight" style="{_STYLES["pre"]}"><code style="{_STYLES["code"]}"'
+_CLASSES = {"code": r"language-[\w+#.-]{1,32}", "pre": "highlight", "span": "[a-z][a-z0-9]{0,2}"}
+# A peer names the language, and some lexers take seconds for a hostile text (C: 1.9 s for 8,000 characters); of these
+# none takes a tenth.
+_LANGUAGES = {
+    **{name: name for name in ("python", "bash", "json", "r", "sql", "julia", "rust")},
+    **{"py": "python", "sh": "bash", "shell": "bash"},
+}
+_HIGHLIGHT_CHARS = 8_000
 _INLINE_MATH = re.compile(r"\$(?![\s$])[^$\n]*?(?<![\s\\])\$(?!\d)")
 _MATH_ENDS = {"$$": "$$", r"\[": r"\]", r"\(": r"\)"}
+# What reaches beyond its formula. MathJax keeps definitions, colours and labels for all of a page, so that a peer's
+# \renewcommand{\cos}{\sin} would change the user's own formulas; and its links may lead into Lab itself.
+_BEYOND = re.compile(
+    r"\\(?=(?:[gex]?def|let|futurelet|global|(?:re|provide)?(?:new)?(?:command|environment)|(?:re)?newtagform|usetagform"
+    r"|DeclareMathOperator|DeclarePairedDelimiters?(?:XP?P?)?|Newextarrow|mathtoolsset|definecolor|require|label|ref|eqref"
+    r"|href|url|class|cssId|style|bbox|mmlToken|html\w+|includegraphics)(?![A-Za-z]))"
+)
+_ANY_MATH = re.compile(r"[$\\]")
 
 
-def to_html(markdown: str) -> str:
+def to_html(markdown: str, *, typeset: bool = True) -> str:
     """Render sanitized text.
 
     Parameters
     ----------
     markdown : str
         After `sanitize.plain`.
+    typeset : bool
+        Let MathJax have the formulas; it takes milliseconds for each, every time that a text is drawn.
 
     Returns
     -------
     str
         HTML with the tags above and no others: no image, no style, no id, no script; links only to `_SCHEMES`.
-        LaTeX stays as written between its dollars, for the notebook's MathJax. Beyond `RICH_LIMIT_CHARS` it is
-        the text as it is.
+        LaTeX stays as written between its dollars, for the notebook's MathJax, unless it reaches beyond its
+        formula. Beyond `RICH_LIMIT_CHARS` it is the text as it is.
     """
     if len(markdown) > RICH_LIMIT_CHARS or markdown.count("|") > _CELLS_LIMIT:
         return f"<pre>{text_to_html(markdown)}</pre>"
-    return _cleaner().clean(_markdown().render(markdown).replace("<pre><code", _STYLED_BLOCK))
+    return _cleaner().clean(_markdown().render(markdown, {"typeset": typeset}).replace("<pre><code", _STYLED_BLOCK))
 
 
 def text_to_html(text: str) -> str:
     """Plain text: escaped, and never taken for LaTeX."""
-    return html.escape(text).replace("$", "<span>$</span>")
+    return _ANY_MATH.sub(_apart, html.escape(text))
 
 
 @functools.cache
@@ -79,18 +106,42 @@ def _cleaner() -> nh3.Cleaner:
 def _attribute(tag: str, name: str, value: str) -> str | None:
     if name == "style":
         return value if value == _STYLES.get(tag) else None
-    return value if (tag, name) != ("code", "class") or _LANGUAGE.fullmatch(value) else None
+    if name == "class":
+        return value if re.fullmatch(_CLASSES[tag], value) else None
+    return value
 
 
 @functools.cache
 def _markdown() -> MarkdownIt:
-    parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"]).disable("image")
+    parser = (
+        MarkdownIt("commonmark", {"html": False, "highlight": _highlight})
+        .enable(["table", "strikethrough"])
+        .disable("image")
+    )
     # Without this, data: images pass as link targets.
     parser.validateLink = lambda url: url.partition(":")[0].lower() in _SCHEMES  # type: ignore[method-assign]
     parser.inline.ruler.before("escape", "math", _math)
     parser.block.ruler.before("code", "math_block", _math_block, {"alt": ["paragraph", "list", "blockquote"]})
     parser.add_render_rule("dollar", _render_dollar)
+    parser.add_render_rule("text", _render_text)
     return parser
+
+
+def _highlight(code: str, language: str, _attributes: str) -> str:
+    """Code as Pygments' spans; empty for what is to stay plain."""
+    if (name := _LANGUAGES.get(language.lower())) is None or len(code) > _HIGHLIGHT_CHARS:
+        return ""
+    from pygments import highlight
+    from pygments.formatters import HtmlFormatter
+
+    return str(highlight(code, _lexer(name), HtmlFormatter(nowrap=True)))
+
+
+@functools.cache
+def _lexer(name: str) -> Lexer:
+    from pygments.lexers import get_lexer_by_name
+
+    return get_lexer_by_name(name, stripnl=False)
 
 
 def _math(state: StateInline, silent: bool) -> bool:
@@ -140,4 +191,12 @@ def _closed_at(src: str, closing: str, start: int) -> int:
 
 
 def _render_dollar(_renderer: Any, _tokens: Any, _index: int, _options: Any, _env: Any) -> str:
-    return "<span>$</span>"  # MathJax finds no formula across an element's edge
+    return "<span>$</span>"
+
+
+def _render_text(_renderer: Any, tokens: Any, index: int, _options: Any, env: Any) -> str:
+    return (_BEYOND if env["typeset"] else _ANY_MATH).sub(_apart, html.escape(tokens[index].content))
+
+
+def _apart(found: re.Match[str]) -> str:
+    return f"<span>{found[0]}</span>"  # MathJax finds no formula across an element's edge

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
 
 from IPython.display import display
@@ -14,10 +13,12 @@ _CELL = 'style="text-align:left"'
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """Show rows under their headings; every cell is made one safe line."""
+    from dpc_jupyter.jupyter.rich_text import text_to_html  # nh3, markdown-it: only once they are needed
+
     cells, lines = columns(head, rows)
-    top = "".join(f"<th {_CELL}>{html.escape(name)}</th>" for name in head)
+    top = "".join(f"<th {_CELL}>{text_to_html(name)}</th>" for name in head)
     body = "".join(
-        "<tr>" + "".join(f"<td {_CELL}>{html.escape(value)}</td>" for value in row) + "</tr>" for row in cells
+        "<tr>" + "".join(f"<td {_CELL}>{text_to_html(value)}</td>" for value in row) + "</tr>" for row in cells
     )
     display(
         {

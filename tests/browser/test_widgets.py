@@ -1,4 +1,4 @@
-"""Widgets in a running notebook: the owner lets somebody in and cuts him off; a chat is stopped, and is Python's too."""
+"""Widgets in a running notebook: the owner lets somebody in and cuts him off; a chat is Python's too."""
 
 from __future__ import annotations
 

@@ -527,7 +527,8 @@ def test_a_refused_request_is_granted_or_dismissed_with_one_click(screen: Screen
         asker_home.note_pending(node_id, "a friend", "llama3.1:8b", 5.0 if node_id == ANNA else 6.0)
     screen.until(lambda: [each["node_id"] for each in screen.state.get("pending", [])] == [DAVE, ANNA])
     said = screen.call("allow", node_id=DAVE, model="llama3.1:8b", expires="7d")
-    assert said["sentence"].startswith(f"{DAVE} may use llama3.1:8b once sharing is on, until 2"), "not what it calls itself"
+    not_what_it_calls_itself = f"{DAVE} may use llama3.1:8b once sharing is on, until 2"
+    assert said["sentence"].startswith(not_what_it_calls_itself)
     assert [each["node_id"] for each in screen.state["pending"]] == [ANNA]
     assert screen.state["access"]["people"][0]["name"] == ""
     screen.call("dismiss", node_id=ANNA)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import time
 from html.parser import HTMLParser
 
@@ -9,9 +10,15 @@ from hypothesis import strategies as st
 
 from dpc_jupyter.jupyter import rich_text
 from dpc_jupyter.jupyter.display import bundle, interval_s
-from dpc_jupyter.jupyter.rich_text import RICH_LIMIT_CHARS, to_html
+from dpc_jupyter.jupyter.rich_text import RICH_LIMIT_CHARS, text_to_html, to_html
 
-ALLOWED = {"a": {"href", "title", "target", "rel"}, "ol": {"start"}, "code": {"class", "style"}, "pre": {"style"}}
+ALLOWED = {
+    "a": {"href", "title", "rel", "target"},
+    "ol": {"start"},
+    "code": {"class", "style"},
+    "pre": {"class", "style"},
+    "span": {"class"},
+}
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
     "<script>alert(1)</script>",
@@ -62,8 +69,8 @@ def assert_harmless(html: str) -> None:
         if tag == "a" and "href" in attributes:
             assert attributes["href"].lower().startswith(("http://", "https://", "mailto:")), html
             assert attributes["rel"] == "noopener noreferrer" and attributes["target"] == "_blank"
-        if tag == "code" and "class" in attributes:
-            assert attributes["class"].startswith("language-")
+        if "class" in attributes:
+            assert re.fullmatch(r"language-[\w+#.-]+|highlight|[a-z][a-z0-9]{0,2}", attributes["class"]), html
 
 
 @pytest.mark.parametrize("text", HOSTILE)
@@ -88,14 +95,58 @@ def test_markdown_looks_like_markdown() -> None:
     )
     for part in (
         *("<h1>A</h1>", "<strong>b</strong>", "<em>c</em>", "<code>d&lt;e&gt;</code>", "<s>f</s>", '<ol start="3">'),
-        *("<blockquote>", "<td>2</td>", 'class="language-python">k = 1', 'href="https://ok.example"'),
+        *(
+            "<blockquote>",
+            "<td>2</td>",
+            'class="language-python"><span class="n">k</span>',
+            'href="https://ok.example"',
+        ),
     ):
         assert part in html
+
+
+def test_code_of_a_known_language_is_coloured_and_of_any_other_only_shown() -> None:
+    assert '<span class="k">for</span>' in to_html("```python\nfor i in x:\n```")
+    for plainly in ("```c\nfor(;;)\n```", "```evil\nfor\n```", "```\nfor\n```", f"```python\n{'for ' * 3000}\n```"):
+        assert "<span" not in to_html(plainly)
+
+
+def test_formulas_that_are_not_to_be_typeset_are_text() -> None:
+    assert "$" not in to_html(r"so $a$ and $$b$$", typeset=False).replace("<span>$</span>", "")
+    assert "\\" not in to_html(r"so \(a\) and \[b\]", typeset=False).replace("<span>\\</span>", "")
 
 
 def test_formulas_stay_as_written() -> None:
     for formula in ("$x_i^*y^*$", r"\(a_b*c*\)", r"\[ \frac{a}{b} \]", "$$a_1 *b* c_1$$", "$$\na\n- b\n= c\n$$"):
         assert formula in to_html(f"so {formula} holds") or f"<p>{formula}</p>" in to_html(formula)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *(
+            "def",
+            "gdef",
+            "let",
+            "newcommand",
+            "renewcommand",
+            "newenvironment",
+            "providecommand",
+            "DeclareMathOperator",
+        ),
+        *("definecolor", "require", "label", "ref", "eqref", "href", "class", "cssId", "style", "bbox", "mmlToken"),
+        *("htmlId", "includegraphics", "DeclarePairedDelimitersX", "newtagform", "mathtoolsset"),
+    ],
+)
+@pytest.mark.parametrize("around", ["$%s$", "$$\n%s\n$$", r"\(%s\)", r"\begin{align}%s\end{align}", r"&#92;(%s\)"])
+def test_a_formula_that_reaches_beyond_itself_is_text(around: str, command: str) -> None:
+    """MathJax would keep it for all of the page, or make a link of it; an element's edge hides it."""
+    assert f"<span>\\</span>{command}{{" in to_html(around % f"\\{command}{{a}}{{b}}")
+    assert f"\\{command}" not in to_html((around % f"&#92;{command}{{a}}") + f" \\\\{command}{{b}}")
+
+
+def test_a_command_that_only_begins_like_one_stays_a_formula() -> None:
+    assert r"$\letx \reflectbox{a} \classy \styles$" in to_html(r"$\letx \reflectbox{a} \classy \styles$")
 
 
 def test_prices_are_not_made_formulas() -> None:
@@ -130,6 +181,10 @@ def test_a_bundle_is_never_markdown_and_its_own_parts_are_escaped() -> None:
     assert "<strong>a</strong>" in data["text/html"]
     assert "anna&lt;script&gt; · <span>$</span>5" in data["text/html"] and "hm &lt;b&gt;</pre>" in data["text/html"]
     assert bundle("**a**", raw=True) == {"text/plain": "**a**"}
+
+
+def test_our_own_lines_are_never_formulas() -> None:
+    assert text_to_html(r"\(a\) $b$") == r"<span>\</span>(a<span>\</span>) <span>$</span>b<span>$</span>"
 
 
 def test_longer_texts_are_drawn_less_often() -> None:

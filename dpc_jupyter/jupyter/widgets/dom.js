@@ -99,9 +99,9 @@ export function failure(text) {
   return text && h("p", { key: "failure", class: "dpc-error", role: "alert" }, text);
 }
 
-/** An on/off switch. */
+/** An on/off switch; `key`, or a button that comes before it would take its element, and the keyboard's focus with it. */
 export function toggle(label, on, onclick, description = null) {
-  return h("button", { type: "button", class: "dpc-switch", role: "switch", "aria-checked": Boolean(on), "aria-label": label,
+  return h("button", { key: label, type: "button", class: "dpc-switch", role: "switch", "aria-checked": Boolean(on), "aria-label": label,
     "aria-description": description, onclick });
 }
 

