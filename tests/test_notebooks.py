@@ -42,7 +42,7 @@ def test_an_owner_lets_a_colleague_in_watches_him_and_cuts_him_off(tmp_path: Pat
     assert re.search(r"^Address to give away: dpc://127\.0\.0\.1:", said, re.MULTILINE)
     assert "Access denied: You are not authorized to request inference. Send its owner your node id:" in said
     assert f"dave may use {SMOLLM2.name}, until " in said
-    assert '"running": 1,' in said and '"tokens_per_day": 50000' in said
+    assert "with running=1, queued=2, requests_per_minute=20, tokens_per_day=50000." in said
     assert "no: line" in said and f"allowed_models of dave: {SMOLLM2.name}" in said
     assert f"lab-gpu · {SMOLLM2.name} · 40 tokens" in said
     assert f"Serving dave · {SMOLLM2.name} · running" in said

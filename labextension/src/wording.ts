@@ -61,9 +61,10 @@ export interface IStatusText {
 export function statusText(state: IState, showPeers: boolean, t: Translate): IStatusText {
   const peers = state.hosts?.filter(host => host.id !== LOCAL && ['ready', 'busy'].includes(host.state)).length ?? 0;
   const parts = [hostName(state, t)];
-  if (state.rate?.now) {
+  const { asking, serving } = state.requests ?? { asking: [], serving: [] };
+  if (state.rate?.now && (asking.length || serving.length)) {
     parts.push(tokensPerSecond(state.rate.now, t));
-  } else if (state.requests?.asking.length) {
+  } else if (asking.length) {
     parts.push(t('waiting'));
   }
   if (showPeers) {

@@ -1,7 +1,8 @@
 // @vitest-environment jsdom
 import { afterEach, beforeEach, describe, expect, test, vi } from "vitest";
 import { Client } from "../../dpc_jupyter/jupyter/widgets/client.js";
-import { firewallEditor, withEdits } from "../../dpc_jupyter/jupyter/widgets/firewall_editor.js";
+import { withEdits } from "../../dpc_jupyter/jupyter/widgets/access_draft.js";
+import { firewallEditor } from "../../dpc_jupyter/jupyter/widgets/firewall_editor.js";
 import { untranslated as t } from "../../dpc_jupyter/jupyter/widgets/format.js";
 
 const EVIL = '<img src=x onerror="globalThis.pwned=1">';

@@ -24,7 +24,7 @@ describe("format", () => {
   test("counts, rates, ids", () => {
     expect(count(18204)).toBe("18,204");
     expect(count(undefined)).toBe("0");
-    expect([0, 3.14, 64.4].map((rate) => tokensPerSecond(rate, t))).toEqual(["0 tokens/s", "3.1 tokens/s", "64 tokens/s"]);
+    expect([0, 0.31, 3.14, 64.4].map((rate) => tokensPerSecond(rate, t))).toEqual(["0 tokens/s", "0.3 tokens/s", "3 tokens/s", "64 tokens/s"]);
     expect(shortId("dpc-node-51d39b0c77aa41e08c11d2f3a4b5e07a")).toBe("dpc-node-51d3…e07a");
     expect(shortId("dpc-node-short")).toBe("dpc-node-short");
   });

@@ -35,8 +35,11 @@ describe('the status bar', () => {
 
   it('counts them only if wanted', () => expect(statusText(state, false, t).main).toBe('anna'));
 
-  it('shows tokens a second while there are any', () =>
-    expect(statusText({ ...state, rate: { now: 64 } }, false, t).main).toBe('anna · 64 tokens/s'));
+  it('shows tokens a second while a request is open', () => {
+    const requests = { asking: [{ state: 'running' }], serving: [] };
+    expect(statusText({ ...state, requests, rate: { now: 64 } }, false, t).main).toBe('anna · 64 tokens/s');
+    expect(statusText({ ...state, rate: { now: 64 } }, false, t).main).toBe('anna');
+  });
 
   it('says that a request waits', () =>
     expect(statusText({ ...state, requests: { asking: [{ state: 'queued' }], serving: [] } }, false, t).main).toBe('anna · waiting'));

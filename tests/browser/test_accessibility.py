@@ -39,7 +39,8 @@ def cells(anna: RunningHost) -> list[str]:
     return [
         f"{LOAD}\nimport dpc_jupyter",
         f"%dpc_connect {anna.uri} --name anna",
-        *(f"dpc_jupyter.{face}()" for face in FACES),
+        *(f"face = dpc_jupyter.{face}()\nface" for face in FACES),
+        'face.ask("Say `code` twice.", options={"max_tokens": 12}).finish_reason',
     ]
 
 
@@ -73,9 +74,7 @@ def test_axe_finds_nothing_serious_in_any_theme(open_notebook: Open, page: Page,
     editor = notebook.output(4).locator(".dpc-firewall-editor")
     editor.get_by_role("button", name="Edit ", exact=False).last.click()
     editor.get_by_role("button", name="Add a person").click()
-    prompt = notebook.output(5).get_by_label("Your question")
-    prompt.fill("Say `code` twice.")
-    prompt.press("Enter")
+    notebook.run(6)
     expect(notebook.output(5).locator(".dpc-chat-foot")).to_contain_text("tokens")
     expect(notebook.output(5).get_by_role("button", name="Ask", exact=True)).to_be_visible()
     page.add_script_tag(path=AXE)

@@ -24,9 +24,9 @@ _SHARED = ("dom", "format", "client")
 
 
 @functools.cache
-def _module(view: str, function: str) -> str:
+def _module(function: str, *names: str) -> str:
     """One ES module of several files: a front end loads it as text, so it can import none beside it."""
-    parts = [(_HERE / f"{name}.js").read_text("utf-8") for name in (*_SHARED, view)]
+    parts = [(_HERE / f"{name}.js").read_text("utf-8") for name in (*_SHARED, *names)]
     return _IMPORT.sub("", "\n".join(parts)) + f"\nexport default {{ render: mounted({function}) }};\n"
 
 
@@ -69,21 +69,21 @@ class _View(anywidget.AnyWidget):
 class HostPicker(_View):
     """Choose the compute host that this notebook asks: this machine, or a peer, and one of its models."""
 
-    _esm = _module("host_picker", "hostPicker")
+    _esm = _module("hostPicker", "host_picker")
     _css = _style()
 
 
 class NodePanel(_View):
     """This node: its address, sharing, hosts, and what runs now."""
 
-    _esm = _module("node_panel", "nodePanel")
+    _esm = _module("nodePanel", "node_panel")
     _css = _style()
 
 
 class FirewallEditor(_View):
     """Who may use this machine's models, and how much."""
 
-    _esm = _module("firewall_editor", "firewallEditor")
+    _esm = _module("firewallEditor", "access_draft", "fields", "dry_run", "firewall_editor")
     _css = _style("firewall_editor")
 
 

@@ -148,6 +148,7 @@ export function widgetClient(model) {
     if (comm && client.link === "live") comm.send(message);
     else model.send(message);
   }, { id: model.get("client") || undefined });
+  client.chat = client.id;
   const receive = (message) => client.receive(message);
   model.on("msg:custom", receive);
   const dispose = client.dispose.bind(client);

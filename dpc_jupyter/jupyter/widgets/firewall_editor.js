@@ -1,164 +1,10 @@
 // Who may use this machine: the access file as a table, and a draft of changes that nothing writes before Save.
+import { AccessDraft, aroundChanges, isChange, isSaved, LIMITS, withEdits } from "./access_draft.js";
+import { DryRun } from "./dry_run.js";
+import { checkbox, chipInput } from "./fields.js";
 import { button, copyText, failure, h, mark, toggle, update } from "./dom.js";
 import { ago, count, line, shortId } from "./format.js";
 import { Calls, linkSentence } from "./client.js";
-
-const LIMITS = ["running", "queued", "requests_per_minute", "tokens_per_day"];
-const NO_TERMS = { models: [], limits: Object.fromEntries(LIMITS.map((field) => [field, null])) };
-
-/** The access section as the file will be once `edits` are written. What they remove stays, marked `removed`. */
-export function withEdits(access, edits) {
-  const everyone = { ...access.everyone };
-  const groups = new Map(access.groups.map((group) => [group.name, { ...group }]));
-  const people = new Map(access.people.map((person) => [person.node_id, { ...person }]));
-  let sharing = access.sharing;
-  const person = (id) => {
-    if (!people.has(id)) people.set(id, newPerson(id));
-    return people.get(id);
-  };
-  for (const { kind, node_id, name, members, limits, remove, ...fields } of edits) {
-    if (kind === "sharing") {
-      sharing = fields.on;
-      continue;
-    }
-    if (kind === "group" && !groups.has(name)) groups.set(name, { name, allowed: false, members: [], ...NO_TERMS });
-    const entry = kind === "everyone" ? everyone : kind === "group" ? groups.get(name) : person(node_id);
-    Object.assign(entry, fields, limits && { limits: { ...entry.limits, ...limits } });
-    if (remove) entry.removed = true;
-    if (kind === "person" && name !== undefined) entry.name = name;
-    if (fields.expires !== undefined) entry.expired = isPast(fields.expires);
-    if (members) {
-      const gone = new Set(members.remove);
-      entry.members = [...new Set([...entry.members, ...(members.add ?? [])])].filter((id) => !gone.has(id));
-      members.add?.forEach(person);
-    }
-  }
-  for (const group of groups.values()) group.members = group.members.filter((id) => !people.get(id)?.removed);
-  for (const each of people.values()) {
-    each.groups = [...groups.values()].filter((group) => group.members.includes(each.node_id)).map((group) => group.name);
-  }
-  return { ...access, sharing, everyone, groups: [...groups.values()], people: [...people.values()] };
-}
-
-function newPerson(node_id) {
-  return {
-    node_id, name: "", listed: false, groups: [], expires: "", expired: false, legacy_ok: false, tokens_today: 0, ...NO_TERMS,
-  };
-}
-
-function isPast(expires) {
-  // A date's whole day, in UTC, still counts.
-  return expires !== "" && Date.parse(expires) + (expires.length === 10 ? 86_400_000 : 0) <= Date.now();
-}
-
-/** What the owner changed and has not saved, as edits on top of whatever the file is by then. */
-class AccessDraft {
-  constructor(client, draw) {
-    this.client = client;
-    this.draw = draw;
-    this.clear();
-    this.checking = Promise.resolve();
-  }
-
-  clear() {
-    this.entries = new Map(); // slot -> edit: a control has one slot, so that its last value counts
-    this.refused = new Map(); // slot -> {typed, sentence}: a value that the file cannot hold
-    this.lines = null; // what would be written, while it is being reviewed,
-    this.reviewed = []; // and the edits that come to that
-    this.problem = "";
-    this.stale = false; // the file has changed under the draft
-  }
-
-  get edits() {
-    return [...this.entries.values()];
-  }
-
-  touches(target) {
-    return [...this.entries.keys()].some((slot) => slot.startsWith(`${target}\n`));
-  }
-
-  /** Keep a change and ask the kernel whether the file could hold it; whether it could. `saved`: the file has it so. */
-  async change(slot, edit, typed = "", saved = false) {
-    const before = this.entries.get(slot);
-    this.entries.delete(slot);
-    if (!saved) this.entries.set(slot, edit);
-    this.refused.delete(slot);
-    if (saved) return this.recheck();
-    this.draw();
-    // One after the other: a refused change must not take the next one with it.
-    return (this.checking = this.checking.then(async () => {
-      const sentence = await this.check();
-      if (!sentence) this.problem = "";
-      else if (this.entries.get(slot) === edit) {
-        this.entries.delete(slot);
-        if (before) this.entries.set(slot, before);
-        this.refused.set(slot, { typed, sentence });
-      }
-      this.draw();
-      return !sentence;
-    }));
-  }
-
-  refuse(slot, typed, sentence) {
-    this.refused.set(slot, { typed, sentence });
-    this.draw();
-  }
-
-  /** Take back every change of a target: a person, a group. */
-  undo(target) {
-    this.forget((slot) => slot.startsWith(`${target}\n`));
-    return this.recheck();
-  }
-
-  forget(which) {
-    for (const map of [this.entries, this.refused]) for (const slot of [...map.keys()]) if (which(slot)) map.delete(slot);
-  }
-
-  async recheck() {
-    if (!this.entries.size) [this.lines, this.problem, this.stale] = [null, "", false];
-    this.draw();
-    if (this.entries.size) this.problem = await this.check();
-    this.draw();
-    return !this.problem;
-  }
-
-  /** The reason why the draft cannot be written, or nothing; keeps the reviewed lines true. */
-  async check() {
-    const { edits } = this;
-    try {
-      const { lines } = await this.client.call("preview", { edits });
-      if (this.lines) [this.lines, this.reviewed] = [lines, edits];
-      return "";
-    } catch (error) {
-      return error.message;
-    }
-  }
-
-  async review() {
-    this.lines = [];
-    this.stale = false;
-    if (!(await this.recheck())) this.lines = null;
-    this.draw();
-  }
-
-  /** Write what was reviewed; a later change, made by the very click on Save, stays in the draft. */
-  async save() {
-    try {
-      this.saving = true; // the file changes by our own hand now
-      const { reviewed } = this;
-      await this.client.call("apply", { edits: reviewed });
-      const later = [...this.entries].filter(([, edit]) => !reviewed.includes(edit));
-      this.clear();
-      this.entries = new Map(later);
-      return true;
-    } catch (error) {
-      this.problem = error.message;
-      return false;
-    } finally {
-      this.saving = false;
-    }
-  }
-}
 
 const NEW = "new"; // the slot of the forms that add somebody
 const targetOf = (kind, id = "") => `${kind}\n${id}`;
@@ -172,7 +18,8 @@ export function firewallEditor(el, client, t) {
   const prefix = `dpc-fw-${Math.random().toString(36).slice(2)}`; // a page may hold several views
   const draft = new AccessDraft(client, draw);
   const calls = new Calls(client, draw);
-  const asked = { who: "", model: "", answer: null, turn: 0 };
+  const lists = { people: `${prefix}-people`, models: `${prefix}-models` };
+  const question = new DryRun(client, t, lists, draw);
   let open = null; // target of the row that is being edited
   let adding = null; // "person" or "group"
   let said = ""; // what the last grant or Save came to
@@ -198,7 +45,7 @@ export function firewallEditor(el, client, t) {
     forget();
     clearInterval(clock);
     clearTimeout(quiet);
-    clearTimeout(asked.timer);
+    question.dispose();
   };
 
   function fileChanged() {
@@ -206,7 +53,7 @@ export function firewallEditor(el, client, t) {
       draft.stale = true;
       draft.recheck();
     }
-    explain();
+    question.explain();
   }
 
   function draw() {
@@ -225,7 +72,7 @@ export function firewallEditor(el, client, t) {
       body,
       h("div", { key: "pending" }, (client.state.pending ?? []).map(pendingRow)),
       h("p", { key: "said", class: "dpc-fw-said", role: "status" }, said),
-      now && dryRun(),
+      now && question.render(draft.entries.size > 0),
       now && draft.entries.size > 0 && draftBar(),
       now && datalists())]);
   }
@@ -394,8 +241,8 @@ export function firewallEditor(el, client, t) {
         }),
         button(t("A week"), () => change("expires", { expires: inAWeek() })),
         button(t("No end"), () => change("expires", { expires: "" })))),
-      field(target, "models", t("Models"), (props) => chipInput(props, {
-        items: entry.models, text: (model) => model, list: "models", add: t("add a model"),
+      field(target, "models", t("Models"), (props) => chipInput(props, t, {
+        items: entry.models, text: (model) => model, list: lists.models, add: t("add a model"),
         empty: entry.groups?.length ? t("as its group") : t("all models"),
         change: (models, typed) => change("models", { models }, typed),
       })),
@@ -410,20 +257,20 @@ export function firewallEditor(el, client, t) {
             return change(`limits ${name}`, { limits: { [name]: value === "" ? null : Number(value) } }, value);
           },
         }))),
-      kind === "group" && field(target, "member", t("Members"), (props) => chipInput(props, {
-        items: entry.members, text: nameOf, list: "people", add: t("add by name or node id"), empty: t("nobody yet"),
+      kind === "group" && field(target, "member", t("Members"), (props) => chipInput(props, t, {
+        items: entry.members, text: nameOf, list: lists.people, add: t("add by name or node id"), empty: t("nobody yet"),
         change: (members, typed) => changeMember(id, entry.members, members, typed),
       })),
       kind === "person" && now.groups.length > 0 && h("div", {
         key: "groups", class: "dpc-fw-field dpc-fw-wide", role: "group", "aria-label": t("Groups"),
       },
         h("span", { class: "dpc-fw-label" }, t("Groups")),
-        h("span", { class: "dpc-fw-checks" }, now.groups.map(({ name }) => check(name, entry.groups.includes(name), (event) =>
+        h("span", { class: "dpc-fw-checks" }, now.groups.map(({ name }) => checkbox(name, entry.groups.includes(name), (event) =>
           member(name, id, event.currentTarget.checked))))),
       h("div", { key: "flags", class: "dpc-fw-wide dpc-fw-flags" },
-        kind === "person" && check(t("Let in by name, not only as a member of a group"), entry.listed, tick("listed")),
-        kind === "group" && check(t("Let this group in: %1 people", entry.members.length), entry.allowed, tick("allowed")),
-        kind === "person" && check(t("An old D-PC Messenger"), entry.legacy_ok, tick("legacy_ok")),
+        kind === "person" && checkbox(t("Let in by name, not only as a member of a group"), entry.listed, tick("listed")),
+        kind === "group" && checkbox(t("Let this group in: %1 people", entry.members.length), entry.allowed, tick("allowed")),
+        kind === "person" && checkbox(t("An old D-PC Messenger"), entry.legacy_ok, tick("legacy_ok")),
         entry.legacy_ok && h("span", { key: "warning", class: "dpc-fw-warning" }, "⚠ ",
           t("Without channel binding, as an old D-PC Messenger is, somebody in between could pass as it."))),
       h("div", { key: "actions", class: "dpc-fw-wide dpc-fw-actions" },
@@ -450,38 +297,6 @@ export function firewallEditor(el, client, t) {
     const slot = [...draft.refused.keys()].find(which);
     placed.add(slot);
     return draft.refused.get(slot);
-  }
-
-  function check(label, checked, onchange) {
-    return h("label", { key: label, class: "dpc-fw-check" }, h("input", { type: "checkbox", checked, onchange }), " ", label);
-  }
-
-  /** A list as chips, with an input that adds one. */
-  function chipInput(props, { items, text, list, add, empty, change }) {
-    const take = async (input) => {
-      const typed = input.value.trim();
-      if (!typed) return;
-      input.value = "";
-      if (!items.includes(typed) && !(await change([...items, typed], typed))) input.value ||= typed;
-    };
-    return h("span", { class: "dpc-chips" },
-      items.map((item) => h("span", { key: item, class: "dpc-chip", title: item }, h("bdi", {}, text(item)),
-        h("button", {
-          type: "button", class: "dpc-fw-x", "aria-label": t("Take out %1", text(item)),
-          onclick: () => change(items.filter((each) => each !== item)),
-        }, "×"))),
-      !items.length && h("span", { key: "none", class: "dpc-fact" }, empty),
-      h("input", {
-        ...props, key: "add", class: "dpc-input dpc-fw-add", list: `${prefix}-${list}`, placeholder: add, autocomplete: "off",
-        onchange: (event) => take(event.currentTarget),
-        // A choice from the list comes without the keys that typing has.
-        oninput: (event) => event.inputType === "insertReplacementText" && take(event.currentTarget),
-        onkeydown: (event) => {
-          if (event.key !== "Enter" || event.isComposing) return;
-          event.preventDefault();
-          take(event.currentTarget);
-        },
-      }));
   }
 
   function changeMember(group, before, after, typed) {
@@ -590,42 +405,6 @@ export function firewallEditor(el, client, t) {
     if (granted?.sentence) say(granted.sentence);
   }
 
-  // --- dry run -----------------------------------------------------------------------------------------------------
-
-  function dryRun() {
-    const { answer } = asked;
-    const input = (name, list, label, placeholder) => h("input", {
-      key: name, class: "dpc-input dpc-fw-ask", list: `${prefix}-${list}`, "aria-label": label, placeholder,
-      autocomplete: "off", value: asked[name],
-      oninput: (event) => {
-        asked[name] = event.currentTarget.value.trim();
-        clearTimeout(asked.timer);
-        asked.timer = setTimeout(explain, 150);
-      },
-    });
-    return h("div", { key: "dry", class: "dpc-fw-dry" },
-      h("span", { class: "dpc-fw-question" },
-        t("May"), " ", input("who", "people", t("Who"), t("name or node id")), " ", t("use"), " ",
-        input("model", "models", t("Model"), t("any model")), " ", t("now?")),
-      h("span", { class: "dpc-fw-answer", "aria-live": "polite" },
-        answer?.error && h("span", { key: "error", class: "dpc-error" }, answer.error),
-        answer?.sentence && [
-          h("b", { key: "yes", class: answer.allowed ? "dpc-fw-yes" : "dpc-fw-no" }, answer.allowed ? t("Yes") : t("No")),
-          // The kernel's sentence starts with the same word.
-          `: ${answer.sentence.replace(/^(yes|no): /, "")}`,
-          draft.entries.size > 0 && h("span", { key: "draft", class: "dpc-fact" }, " ", t("(without your unsaved changes)")),
-        ]));
-  }
-
-  async function explain() {
-    const turn = ++asked.turn, { who, model } = asked;
-    let answer = null;
-    if (who) answer = await client.call("explain", { who, model: model || null }).catch((error) => ({ error: error.message }));
-    if (turn !== asked.turn) return; // typed on meanwhile
-    asked.answer = answer;
-    draw();
-  }
-
   // --- the draft ---------------------------------------------------------------------------------------------------
 
   function draftBar() {
@@ -690,20 +469,12 @@ export function firewallEditor(el, client, t) {
     const models = [...new Set((client.state.hosts?.[0]?.models ?? []).map(({ model }) => model))];
     const names = now.people.map(ownName);
     return h("div", { key: "lists", hidden: true },
-      h("datalist", { id: `${prefix}-models` }, models.map((value) => h("option", { key: value, value }))),
-      h("datalist", { id: `${prefix}-people` }, now.people.map((person) => {
+      h("datalist", { id: lists.models }, models.map((value) => h("option", { key: value, value }))),
+      h("datalist", { id: lists.people }, now.people.map((person) => {
         const name = ownName(person), unique = name && names.filter((each) => each === name).length === 1;
         return h("option", { key: person.node_id, value: unique ? name : person.node_id }, unique ? shortId(person.node_id) : name);
       })));
   }
-}
-
-const isChange = ({ sign }) => sign !== " ";
-
-/** Of a whole file's lines, those that change and two on either side. */
-function aroundChanges(lines) {
-  const near = (index) => lines.slice(Math.max(0, index - 2), index + 3).some(isChange);
-  return lines.flatMap((each, index) => (near(index) ? [each] : near(index - 1) ? [{ sign: " ", text: "⋯" }] : []));
 }
 
 /** 50000 -> "50k" */
@@ -713,13 +484,6 @@ function tokensText(tokens) {
 
 function inAWeek() {
   return new Date(Date.now() + 7 * 86_400_000).toISOString().slice(0, 10);
-}
-
-/** Whether the file has these very values, so that nothing has to be written. */
-function isSaved(entry, value) {
-  const same = (one, two) => JSON.stringify(one) === JSON.stringify(two);
-  return Boolean(entry) && Object.entries(value).every(([key, now]) =>
-    key === "limits" ? Object.entries(now).every(([field, limit]) => entry.limits[field] === limit) : same(entry[key], now));
 }
 
 /** `2027-01-31` as `Sun 31 Jan 2027`; what is no date stays as it is. */

@@ -43,7 +43,7 @@ export function ordinal(number) {
 
 /** "64 tokens/s" */
 export function tokensPerSecond(rate, t) {
-  return t("%1 tokens/s", rate > 0 && rate < 10 ? rate.toFixed(1) : count(rate));
+  return t("%1 tokens/s", rate > 0 && rate < 1 ? rate.toFixed(1) : count(Math.round(rate)));
 }
 
 /** "dpc-node-51d3…e07a"; whole where it is short. */
