@@ -8,7 +8,7 @@ import re
 # what a reader sees (CVE-2021-42574), zero-width and line separators that hide or split it, and lone surrogates,
 # which no output can encode.
 _HOSTILE = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u206f\ufeff"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u2028\u2029\u202a-\u202e\u2060-\u206f\u3164\ufeff\uffa0"
     "\ud800-\udfff\U000e0000-\U000e007f]"
 )
 # A whole escape sequence goes, not its ESC alone, or its arguments would stay as litter.

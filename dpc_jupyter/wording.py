@@ -177,7 +177,7 @@ def allow_command(command: str, node_id: str, entry: Mapping[str, Any]) -> str:
     for flag, key, gap in (("--name", "name", "NAME"), ("--model", "model", "MODEL")):
         if text := label(str(entry.get(key) or ""), 128):
             words += [flag, text if is_word(text) else gap]
-    return " ".join(words)
+    return " ".join([*words, "--expires", "7d"])
 
 
 def asked_for(node_id: str, entry: Mapping[str, Any], now: float) -> str:

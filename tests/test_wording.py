@@ -60,9 +60,9 @@ def test_durations_have_as_many_digits_as_tell_something() -> None:
 )
 def test_a_strangers_text_is_in_a_command_only_if_nothing_can_read_more_into_it(hostile: str) -> None:
     command = allow_command("dpc-jupyter firewall", ANNA, {"name": hostile, "model": hostile})
-    assert command == f"dpc-jupyter firewall allow {ANNA} --name NAME --model MODEL"
+    assert command == f"dpc-jupyter firewall allow {ANNA} --name NAME --model MODEL --expires 7d"
     plainly = allow_command("%dpc_firewall", ANNA, {"name": "erin", "model": "llama3.1:8b"})
-    assert plainly == f"%dpc_firewall allow {ANNA} --name erin --model llama3.1:8b"
+    assert plainly == f"%dpc_firewall allow {ANNA} --name erin --model llama3.1:8b --expires 7d"
 
 
 def test_a_pending_request_says_who_asked_for_what_and_when() -> None:

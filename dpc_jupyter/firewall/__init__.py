@@ -11,7 +11,7 @@ change it.
 from dpc_jupyter.firewall.edits import allow, deny, set_enabled
 from dpc_jupyter.firewall.grants import DEFAULT_LIMITS, Limits
 from dpc_jupyter.firewall.places import Document, dumps, parse_json
-from dpc_jupyter.firewall.revise import Edit, read_edits, revise
+from dpc_jupyter.firewall.revise import Edit, gains, read_edits, revise
 from dpc_jupyter.firewall.rules import Decision, Rules
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "allow",
     "deny",
     "dumps",
+    "gains",
     "parse_json",
     "read_edits",
     "revise",

@@ -5,8 +5,10 @@ An edit names fields and not whole entries, so two editors that are open at once
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import astuple
 from typing import Any, TypeAlias
 
 import msgspec
@@ -14,6 +16,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from dpc_jupyter.errors import ConfigError
 from dpc_jupyter.firewall.access_file import GROUP, NODE, check_access, plain
+from dpc_jupyter.firewall.grants import Limits, compile_grants
 from dpc_jupyter.firewall.places import Document
 
 Limit: TypeAlias = int | None
@@ -122,6 +125,24 @@ def revise(document: Mapping[str, Any], edits: Sequence[Edit]) -> Document:
         if section not in before:  # one that was empty before stays: nobody asked to take it away
             _drop_empty(new, section)
     return check_access(new)
+
+
+def gains(before: Document, after: Document) -> list[str]:
+    """The nodes that may use more models than they could, or take more, and could use some before: an edit that takes
+    a group or the last model away can have that effect, which its owner may not mean.
+    """
+    old, new = compile_grants(before), compile_grants(after)
+    return [
+        node_id
+        for node_id, grant in new.items()
+        if (had := old.get(node_id)) is not None
+        and (any(pattern not in had.models for pattern in grant.patterns) or _is_more(grant.limits, had.limits))
+    ]
+
+
+def _is_more(limits: Limits, than: Limits) -> bool:
+    ours, theirs = (tuple(math.inf if n is None else n for n in astuple(each)) for each in (limits, than))
+    return any(one > other for one, other in zip(ours, theirs, strict=True))
 
 
 def _person(new: Document, edit: PersonEdit) -> None:

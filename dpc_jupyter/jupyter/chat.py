@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from dpc_jupyter.errors import Busy, DpcError, InvalidRequest, RequestCancelled
-from dpc_jupyter.jupyter.display import interval_s
+from dpc_jupyter.jupyter.display import SHOWN_CHARS, interval_s
 from dpc_jupyter.jupyter.faces.state import Chosen
 from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
 from dpc_jupyter.jupyter.rich_text import to_html
@@ -204,7 +204,8 @@ class Chat:
 
     async def _draw(self, message: Message, text: str) -> None:
         # A long text takes longer than a node's loop may stand still.
-        message.text, message.html = text, await asyncio.to_thread(to_html, text)
+        message.text = plain(text, SHOWN_CHARS)
+        message.html = await asyncio.to_thread(to_html, message.text)
         self._update(message)
 
     def _show(self, message: Message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import time
 from typing import Any
 
@@ -15,13 +16,17 @@ from dpc_jupyter.wording import provenance
 # A refusal comes within milliseconds; the live line of a request that ends at once would only flicker.
 QUIET_S = 0.25
 _RENDER_SHARE = 4
+# More than any answer of MAX_TOKENS has; all of it is in the Answer.
+SHOWN_CHARS = 200_000
 # Every update of a text sends all of its formulas through MathJax again: with more of these marks than this, the page
 # falls seconds behind the model. They are typeset at the end.
-_LIVE_FORMULAS = 40
+_LIVE_FORMULAS, _LIVE_COMMANDS = 40, 400
 # Over less than this, a speed is noise.
 _SPEED_AFTER_S = 0.5
 # Inline, because a stylesheet would not outlive the kernel in a saved notebook; both themes by their own text colour.
 _QUIET_STYLE = "font-size:12px;opacity:.75;padding-left:7px"
+# A formula can be moved and enlarged: it must not paint over what is not the answer's.
+_ANSWER_STYLE = "contain:paint;overflow-x:auto"
 _FOOT_STYLE = (
     "font-size:11px;opacity:.7;margin:8px 0 2px;padding-left:8px;"
     "border-left:2px solid var(--jp-border-color1,currentColor)"
@@ -47,18 +52,18 @@ def bundle(text: str, foot: str = "", thinking: str = "", *, raw: bool = False, 
     typeset : bool
         As `rich_text.to_html`.
     """
-    shown = plain(text)
+    shown = plain(text, SHOWN_CHARS)
     if raw:
         return {"text/plain": shown}
     from dpc_jupyter.jupyter.rich_text import text_to_html, to_html  # nh3, markdown-it: only once there is an answer
 
-    thoughts = plain(thinking).strip()
+    thoughts = plain(thinking, SHOWN_CHARS).strip()
     parts = [
         f'<details style="font-size:12px;opacity:.75"><summary>Thinking</summary><pre style="white-space:pre-wrap">'
-        f"{text_to_html(thoughts)}</pre></details>"
+        f"{html.escape(thoughts)}</pre></details>"
         if thoughts
         else "",
-        to_html(shown, typeset=typeset),
+        f'<div style="{_ANSWER_STYLE}">{to_html(shown, typeset=typeset)}</div>',
         f'<div style="{_FOOT_STYLE}">{text_to_html(foot)}</div>' if foot else "",
     ]
     lines = [part for part in (shown.rstrip(), foot) if part]
@@ -114,7 +119,8 @@ class CellAnswer:
             return
         self._text = ["".join(self._text)]
         text = self._text[0]
-        typeset = text.count("$") + text.count("\\(") + text.count("\\[") <= _LIVE_FORMULAS
+        marks = text.count("$") + text.count("\\(") + text.count("\\[")
+        typeset = marks <= _LIVE_FORMULAS and text.count("\\") <= _LIVE_COMMANDS
         self._draw(bundle(text, "" if self._raw else self._speed(now), raw=self._raw, typeset=typeset))
         spent = time.monotonic() - now
         self._next_at = now + max(interval_s(self._chars), _RENDER_SHARE * spent)

@@ -51,6 +51,9 @@ _LANGUAGES = {
     **{"py": "python", "sh": "bash", "shell": "bash"},
 }
 _HIGHLIGHT_CHARS = 8_000
+# MathJax holds all of the page up while it works: 22 kB of nested brackets took it 9 s.
+_FORMULA_CHARS = 2_000
+_FORMULA_OPENED = 150
 _INLINE_MATH = re.compile(r"\$(?![\s$])[^$\n]*?(?<![\s\\])\$(?!\d)")
 _MATH_ENDS = {"$$": "$$", r"\[": r"\]", r"\(": r"\)"}
 # What reaches beyond its formula. MathJax keeps definitions, colours and labels for all of a page, so that a peer's
@@ -58,7 +61,7 @@ _MATH_ENDS = {"$$": "$$", r"\[": r"\]", r"\(": r"\)"}
 _BEYOND = re.compile(
     r"\\(?=(?:[gex]?def|let|futurelet|global|(?:re|provide)?(?:new)?(?:command|environment)|(?:re)?newtagform|usetagform"
     r"|DeclareMathOperator|DeclarePairedDelimiters?(?:XP?P?)?|Newextarrow|mathtoolsset|definecolor|require|label|ref|eqref"
-    r"|href|url|class|cssId|style|bbox|mmlToken|html\w+|includegraphics)(?![A-Za-z]))"
+    r"|href|url|class|cssId|style|bbox|mmlToken|html\w+|data|includegraphics|(?:begin|end)group\w*|newcolumntype)(?![A-Za-z]))"
 )
 _ANY_MATH = re.compile(r"[$\\]")
 
@@ -81,7 +84,7 @@ def to_html(markdown: str, *, typeset: bool = True) -> str:
         formula. Beyond `RICH_LIMIT_CHARS` it is the text as it is.
     """
     if len(markdown) > RICH_LIMIT_CHARS or markdown.count("|") > _CELLS_LIMIT:
-        return f"<pre>{text_to_html(markdown)}</pre>"
+        return f"<pre>{html.escape(markdown)}</pre>"  # where MathJax does not look
     return _cleaner().clean(_markdown().render(markdown, {"typeset": typeset}).replace("<pre><code", _STYLED_BLOCK))
 
 
@@ -124,6 +127,7 @@ def _markdown() -> MarkdownIt:
     parser.block.ruler.before("code", "math_block", _math_block, {"alt": ["paragraph", "list", "blockquote"]})
     parser.add_render_rule("dollar", _render_dollar)
     parser.add_render_rule("text", _render_text)
+    parser.add_render_rule("math", _render_math)
     return parser
 
 
@@ -154,7 +158,7 @@ def _math(state: StateInline, silent: bool) -> bool:
     else:
         found = _INLINE_MATH.match(src, start, state.posMax)
         end = found.end() if found else 0
-    kind = "text" if end > start + 3 else "dollar"
+    kind = "math" if end > start + 2 else "dollar"
     if kind == "dollar":
         end = start + (2 if src.startswith("\\$", start) else 1)
         if src[end - 1] != "$":
@@ -194,8 +198,15 @@ def _render_dollar(_renderer: Any, _tokens: Any, _index: int, _options: Any, _en
     return "<span>$</span>"
 
 
-def _render_text(_renderer: Any, tokens: Any, index: int, _options: Any, env: Any) -> str:
-    return (_BEYOND if env["typeset"] else _ANY_MATH).sub(_apart, html.escape(tokens[index].content))
+def _render_text(_renderer: Any, tokens: Any, index: int, _options: Any, _env: Any) -> str:
+    return _ANY_MATH.sub(_apart, html.escape(tokens[index].content))
+
+
+def _render_math(_renderer: Any, tokens: Any, index: int, _options: Any, env: Any) -> str:
+    formula = tokens[index].content
+    opened = formula.count("{") + formula.count(r"\left") + formula.count(r"\begin")
+    typeset = env["typeset"] and len(formula) <= _FORMULA_CHARS and opened <= _FORMULA_OPENED
+    return (_BEYOND if typeset else _ANY_MATH).sub(_apart, html.escape(formula))
 
 
 def _apart(found: re.Match[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import msgspec
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import ConfigError
 from dpc_jupyter.firewall import Decision, Edit, Limits, Rules
+from dpc_jupyter.firewall.access_file import end_of
 from dpc_jupyter.firewall.revise import PersonEdit
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.directory import is_node_id
@@ -98,8 +100,13 @@ class Access:
         return self.rules.explain(self.node_id_of(who), model, dt.datetime.now(dt.UTC))
 
     def pending(self) -> dict[str, dict[str, Any]]:
-        """Nodes that asked and were refused: ``node_id -> {"name", "model", "when"}``."""
-        return self._home.pending()
+        """Nodes that asked, were refused, and still would be: ``node_id -> {"name", "model", "when"}``."""
+        now = dt.datetime.now(dt.UTC)
+        return {
+            node_id: entry
+            for node_id, entry in self._home.pending().items()
+            if not self.rules.can_request_inference(node_id, str(entry.get("model", "")), now)
+        }
 
     def node_id_of(self, who: str) -> str:
         """The node that the owner means.
@@ -111,6 +118,8 @@ class Access:
         """
         if is_node_id(who):
             return who
+        if self.rules.error is not None:  # it may well hold that name
+            raise ConfigError(self.rules.error)
         if (known := self.rules.node_by_name(who)) is not None:
             return known
         asked = [node_id for node_id, entry in self.pending().items() if entry.get("name") == who]
@@ -150,4 +159,7 @@ def _moment(expires: str | None) -> str | None:
         return until.strftime("%Y-%m-%dT%H:%M:%SZ")
     if expires and expires != "never" and not expires[:4].isdigit():
         raise ConfigError(f"{label(expires)!r} is no end: write 12h, 7d, a date such as 2027-01-31, or never.")
+    with contextlib.suppress(ValueError, OverflowError):  # what is no date is refused by the file's own check
+        if expires and expires != "never" and end_of(expires) <= dt.datetime.now(dt.UTC):
+            raise ConfigError(f"{label(expires)} lies in the past: `deny` takes a permission back.")
     return expires

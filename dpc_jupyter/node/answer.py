@@ -116,6 +116,8 @@ class AnswerStream:
     host, host_name : str
     abort : callable
         Tells the serving side to stop; called at most once, and only when the request is still open.
+    expected : (str, str)
+        Model and provider that a request which names none gets, by what its host offers; the end of it tells for sure.
     pieces : int
         Of text or thinking that came so far: about a token each.
     closed : callable
@@ -131,6 +133,7 @@ class AnswerStream:
     error: DpcError | None = None
     done: bool = False
     pieces: int = 0
+    expected: tuple[str, str] = ("", "")
     _text: list[str] = field(default_factory=list)
     _thinking: list[str] = field(default_factory=list)
     _taken: tuple[int, int] = (0, 0)
@@ -285,8 +288,8 @@ class AnswerStream:
             host=self.host,
             host_name=self.host_name,
             request_id=self.request.request_id,
-            model=outcome.model or self.request.model or "",
-            provider=outcome.provider or self.request.provider or "",
+            model=outcome.model or self.request.model or self.expected[0],
+            provider=outcome.provider or self.request.provider or self.expected[1],
             usage=usage,
             timings=AnswerTimings(
                 outcome.queue_s, None if first is None else first - self.started_at, ended - self.started_at, rate

@@ -313,7 +313,12 @@ class CoreService:
 
     def _request_inference_from_peer(self, host: str, request: InferenceRequest) -> AnswerStream:
         peer = self._peer(host)
-        return self._requester.open(peer, request, self.directory.name_of(peer), self._asked)
+        stream = self._requester.open(peer, request, self.directory.name_of(peer), self._asked)
+        for offer in peer.offers:
+            if request.provider in (None, offer.alias) and request.model in (None, offer.model):
+                stream.expected = (offer.model, offer.alias)
+                break
+        return stream
 
     def _ask_here(self, request: InferenceRequest) -> AnswerStream:
         def abort() -> None:
@@ -498,7 +503,7 @@ class CoreService:
                 RequestStatus(
                     stream.host,
                     stream.host_name,
-                    stream.request.model or self._first_model(stream),
+                    stream.answer.model,
                     "running" if stream.status is None else stream.status.state,
                     None if stream.status is None else stream.status.position,
                     now - stream.started_at,
@@ -507,12 +512,6 @@ class CoreService:
                 for stream in self._asking
             ),
         )
-
-    def _first_model(self, stream: AnswerStream) -> str:
-        """What a request that names no model gets, by what its host told."""
-        peer = self._links.of(stream.host)
-        named = [o.model for o in peer.offers if stream.request.provider in (None, o.alias)] if peer else []
-        return named[0] if named else ""
 
     def _peer_status(self, peer: Peer) -> PeerStatus:
         return PeerStatus(

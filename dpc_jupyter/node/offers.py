@@ -42,6 +42,8 @@ class Offers:
 
     def take(self, peer: Peer, said: ProvidersResponse) -> bool:
         """A peer says what we may use; returns whether that is news."""
+        if peer.stranger:
+            return False  # nobody here knows it: it must not stand among the hosts, under whatever name
         peer.load = None if said.load is UNSET else said.load
         cleaned = tuple(
             msgspec.structs.replace(o, alias=label(o.alias, 128), model=label(o.model, 256), type=label(o.type))

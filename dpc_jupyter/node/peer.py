@@ -17,6 +17,7 @@ from dpc_jupyter.protocol.messages import (
     Ping,
     Pong,
     ProviderInfo,
+    ProvidersResponse,
     RemoteInferenceChunk,
     RemoteInferenceResponse,
     RemoteInferenceStatus,
@@ -109,6 +110,7 @@ class Peer:
         self.outgoing = outgoing
         self.node_id = self.name = self.session = ""
         self.load: Load | None = None
+        self._pinged_at = -1.0
         self.offers: tuple[ProviderInfo, ...] = ()
         self.rtt_s: float | None = None
 
@@ -260,7 +262,8 @@ class Peer:
 
     def _take(self, event: Event) -> None:
         if not (self.asked and isinstance(event, _ANSWERS)):
-            self._spend(1.0)
+            # A list of models costs by its length: each one is checked and cleaned.
+            self._spend(1.0 + len(event.providers) / 8 if isinstance(event, ProvidersResponse) else 1.0)
         if self.closed:
             return
         if isinstance(event, Authenticated):
@@ -272,7 +275,8 @@ class Peer:
         elif isinstance(event, Ping):
             self.send(Pong(event.timestamp))
         elif isinstance(event, Pong):
-            self.rtt_s = max(0.0, time.monotonic() - event.timestamp)
+            if event.timestamp == self._pinged_at:  # any other is no echo of ours
+                self.rtt_s = time.monotonic() - self._pinged_at
         elif isinstance(event, Goodbye):
             self._hang_up(f"it said goodbye: {label(event.reason, 200) or 'no reason'}")
         elif not isinstance(event, Unknown):
@@ -298,7 +302,8 @@ class Peer:
         if self._silent_beats > SILENCE_S / PING_EVERY_S:
             self.abort(f"it was silent for {SILENCE_S:g} s")
             return
-        self.send(Ping(time.monotonic()))
+        self._pinged_at = time.monotonic()
+        self.send(Ping(self._pinged_at))
         self._timer = self._loop.call_later(PING_EVERY_S, self._keep_alive)
 
     def _schedule(self) -> None:

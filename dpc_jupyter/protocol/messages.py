@@ -16,6 +16,7 @@ Name = Annotated[str, Meta(max_length=128)]
 ModelName = Annotated[str, Meta(max_length=256)]
 Base64 = Annotated[str, Meta(max_length=1024)]
 Count = Annotated[int, Meta(ge=0, le=2**53)]
+Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 
 class Message(Struct, frozen=True, omit_defaults=True):
@@ -95,7 +96,7 @@ class ProviderInfo(Struct, frozen=True, omit_defaults=False):
     type: Annotated[str, Meta(max_length=64)] = ""
     supports_vision: bool = False
     supports_voice: bool = False
-    context_window: int | None = None
+    context_window: Count | None = None
     warm: bool | None = None
 
 
@@ -104,7 +105,7 @@ class Load(Struct, frozen=True):
 
     running: Count
     waiting: Count
-    eta_s: float | None = None
+    eta_s: Seconds | None = None
 
 
 class ProvidersResponse(Message, frozen=True, omit_defaults=False):
@@ -200,7 +201,7 @@ class RemoteInferenceStatus(Message, frozen=True, omit_defaults=True):
     request_id: RequestId
     state: Literal["queued", "loading", "running"]
     position: Count | None = None
-    eta_s: float | None = None
+    eta_s: Seconds | None = None
     note: Annotated[str, Meta(max_length=256)] = ""
 
 

@@ -144,6 +144,8 @@ export function addCommands({ commands, tracker, current, chooseHost, openPanel,
       await panel.context.ready;
       await panel.revealed;
       panel.content.activeCell?.model.sharedModel.setSource('%load_ext dpc_jupyter');
+      await panel.sessionContext.ready;
+      await commands.execute('notebook:run-cell');
       await commands.execute(CommandIDs.insertQuestion);
       return panel;
     }

@@ -411,3 +411,30 @@ test("edits apply on top of the file without touching it", () => {
   expect(next.people.map((each) => [each.node_id, each.groups])).toEqual([[DAVE, ["lab"]], [ANNA, []], [ERIN, ["lab"]]]);
   expect(next.people[0].limits).toEqual({ ...NO_LIMITS, running: 1, queued: 2 });
 });
+
+describe("refused requests under the keyboard", () => {
+  const asked = (...ids) => ids.map((node_id) => ({ node_id, name: "x", model: "m", when: 0 }));
+  const shown = () => [...el.querySelectorAll(".dpc-fw-pending .dpc-fw-id")].map((each) => each.title.split(" ").at(-1));
+
+  test("stay where they are while a newer one comes, and one that is gone leaves its place empty", async () => {
+    client.receive({ state: { pending: asked(ERIN, DAVE) } });
+    [...el.querySelectorAll(".dpc-fw-pending button")].find((each) => each.textContent === "Dismiss").focus();
+    client.receive({ state: { pending: asked(ANNA, ERIN, DAVE) } });
+    expect(shown()).toEqual([ERIN, DAVE]);
+    client.receive({ state: { pending: asked(ANNA, ERIN) } });
+    expect(shown()).toEqual([ERIN, DAVE]);
+    expect(el.querySelectorAll(".dpc-fw-pending")[1].querySelector("[type=submit]")).toBeNull();
+    document.activeElement.blur();
+    await settle();
+    expect(shown()).toEqual([ANNA, ERIN]);
+  });
+
+  test("a review says who would get more", async () => {
+    kernel.preview = () => ({ changed: true, lines: [{ sign: "+", text: "x" }], gains: ["dave"] });
+    await push("Edit dave");
+    await type("Requests at once", "5");
+    await push("Review");
+    await settle();
+    expect(el.querySelector(".dpc-fw-draft").textContent).toContain("More than before would be open to: dave");
+  });
+});

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.firewall import Document, Edit, dumps, parse_json, read_edits, revise, set_enabled
+from dpc_jupyter.firewall import Document, Edit, dumps, gains, parse_json, read_edits, revise, set_enabled
 from firewall.documents import ANNA, BOB, NOW, SEED, access, chosen, documents, node_ids, rules, shared
 
 LIMITS = {"requests_per_minute": 6, "tokens_per_day": 0, "running": 1, "queued": 0}
@@ -234,3 +234,18 @@ def test_edits_are_made_in_their_order() -> None:
     edits: list[Edit] = read_edits([person(listed=True), person(remove=True)])
     assert not rules(revise(shared(), edits)).is_known(ANNA, NOW)
     assert rules(revise(shared(), edits[::-1])).is_known(ANNA, NOW)
+
+
+def test_a_change_that_gives_somebody_more_is_told() -> None:
+    before = shared(
+        compute={"allow_nodes": [ANNA, BOB], "allow_groups": ["g"]},
+        node_groups={"g": [ANNA]},
+        groups={"g": {"allowed_models": ["small"], "limits": {"tokens_per_day": 5}}},
+        nodes={BOB: {"allowed_models": ["small"]}},
+    )
+    assert gains(before, edited(before, person(BOB, models=["small", "large"]))) == [BOB]
+    assert gains(before, edited(before, person(BOB, models=[]))) == [BOB]
+    assert gains(before, edited(before, group(remove=True))) == [ANNA]
+    assert gains(before, edited(before, person(ANNA, limits={"tokens_per_day": 9}))) == [ANNA]
+    assert gains(before, edited(before, person(BOB, limits={"running": 1}))) == []
+    assert gains(before, edited(before, person(BOB, remove=True))) == []

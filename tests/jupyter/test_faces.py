@@ -506,9 +506,11 @@ def test_the_editor_sees_people_groups_and_who_has_expired(screen: Screen, asker
         {"kind": "sharing", "on": True},
         {"kind": "everyone", "models": ["a*"], "limits": {"running": 3}},
         {"kind": "group", "name": "lab", "allowed": True, "members": {"add": [DAVE], "remove": []}, "models": ["ab"]},
-        {"kind": "person", "node_id": ANNA, "name": "anna", "listed": True, "expires": "2020-01-01"},
+        {"kind": "person", "node_id": ANNA, "name": "anna", "listed": True},
     ]
     screen.call("apply", edits=edits)
+    asker_home.edit_access(lambda document: firewall.allow(document, ANNA, expires="2020-01-01"))
+    screen.until(lambda: any(each["expired"] for each in screen.state["access"]["people"]))
     access = screen.state["access"]
     assert (access["path"], access["error"], access["sharing"]) == (str(asker_home.access_path), None, True)
     assert access["everyone"]["models"] == ["a*"] and access["everyone"]["limits"]["running"] == 3
@@ -542,6 +544,21 @@ def test_a_stranger_that_asked_for_a_pattern_is_not_granted_it(screen: Screen, a
     with pytest.raises(Refused, match="is no model's name"):
         screen.call("allow", node_id=DAVE, model=model)
     assert screen.state["access"]["people"] == []
+
+
+def test_one_click_for_one_model_gives_back_nothing_that_had_ended(screen: Screen, asker_home: Home) -> None:
+    asker_home.edit_access(lambda document: firewall.set_enabled(document, True))
+    asker_home.edit_access(
+        lambda document: firewall.allow(document, DAVE, name="dave", models=["big", "huge"], expires="2020-01-01")
+    )
+    screen.call("allow", node_id=DAVE, model="small", expires="7d")
+    screen.until(lambda: screen.state["access"]["people"] and not screen.state["access"]["people"][0]["expired"])
+    (dave,) = screen.state["access"]["people"]
+    assert (dave["name"], dave["models"]) == ("dave", ["small"])
+    screen.call("allow", node_id=DAVE, model="big")
+    screen.until(lambda: screen.state["access"]["people"][0]["models"] == ["small", "big"])
+    preview = screen.call("preview", edits=[{"kind": "person", "node_id": DAVE, "models": []}])
+    assert preview["gains"] == ["dave"]
 
 
 def test_two_editors_lose_nothing_of_each_others(faces: Faces, asker_home: Home) -> None:

@@ -171,7 +171,7 @@ def _timed(text: str) -> float:
 
 def test_beyond_the_limit_it_is_the_text_as_it_is() -> None:
     html = to_html("**a** <b> $\n" * RICH_LIMIT_CHARS)
-    assert html.startswith("<pre>**a** &lt;b&gt; <span>$</span>\n")
+    assert html.startswith("<pre>**a** &lt;b&gt; $\n"), "MathJax does not look into pre"
 
 
 def test_a_bundle_is_never_markdown_and_its_own_parts_are_escaped() -> None:
@@ -195,3 +195,14 @@ def test_nothing_of_an_answer_is_edited_behind_the_sanitizer() -> None:
     hostile = '[x](http://a "<pre><code><img src=x onerror=alert(1)>")'
     assert_harmless(to_html(hostile))
     assert bundle(hostile)["text/html"].count(to_html(hostile)) == 1
+
+
+@pytest.mark.parametrize("formula", ["x" * 3000, r"\left(" * 200 + "x" + r"\right)" * 200, "x^{" * 200 + "}" * 200])
+def test_a_formula_that_would_hold_up_the_page_is_text(formula: str) -> None:
+    assert f"${formula[:5]}" not in to_html(f"so ${formula}$ holds")
+
+
+def test_a_bundle_clips_what_a_formula_paints_and_cuts_what_no_model_writes() -> None:
+    data = bundle("$x$", "anna")
+    assert data["text/html"].index("contain:paint") < data["text/html"].index("$x$") < data["text/html"].index("anna")
+    assert all(len(each) < 300_000 for each in bundle("$" * 4_000_000).values())

@@ -15,7 +15,7 @@ from dpc_jupyter.errors import AccessDenied, Busy, ConfigError, ConnectError, In
 from dpc_jupyter.firewall import read_edits
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.status import KnownPeer
-from dpc_jupyter.protocol.messages import GetProviders, Load, ProvidersResponse, RemoteInferenceStatus
+from dpc_jupyter.protocol.messages import GetProviders, Load, ProviderInfo, ProvidersResponse, RemoteInferenceStatus
 from node.conftest import MakeNode, MakePair, Pair
 from node.stub import PIECE, StubEngine
 from node.waiting import until
@@ -305,3 +305,24 @@ async def test_an_edit_of_a_spoilt_file_writes_nothing(allowed: Pair) -> None:
         with pytest.raises(ConfigError, match="line 1, column 13"):
             change(edits)
     assert allowed.host.home.access_path.read_text() == '{"compute": 1}'
+
+
+# Who may stand among the hosts.
+
+
+async def test_what_a_stranger_offers_is_not_heard(stranger: Pair) -> None:
+    (link,) = stranger.host._links.peers
+    assert link.stranger
+    back = stranger.asker._links.of(stranger.host_id)
+    assert back is not None
+    back.send(ProvidersResponse((ProviderInfo("ollama", "llama3-70b"),), Load(0, 0)))
+    await stranger.asker.models(stranger.host_id)  # frames keep their order: it has been read
+    assert (link.offers, link.load) == ((), None)
+
+
+async def test_a_stopped_answer_names_the_model_that_the_host_offers_first(allowed: Pair) -> None:
+    await allowed.asker.models(allowed.host_id)
+    allowed.engine.hold()
+    stream = await allowed.started()
+    stream.cancel()
+    assert (stream.answer.model, stream.answer.provider) == ("stub-1", "stub")

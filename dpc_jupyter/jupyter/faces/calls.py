@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from dpc_jupyter.errors import DpcError, InvalidRequest
-from dpc_jupyter.firewall import read_edits
+from dpc_jupyter.firewall import gains, parse_json, read_edits
 from dpc_jupyter.jupyter.chat import Chats
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.sanitize import label, plain
@@ -86,14 +86,16 @@ class Calls:
     # The access file.
 
     def preview(self, edits: list[Any]) -> dict[str, Any]:
-        """What the access file would become, line by line."""
-        before, after = self._notebook.access.preview(read_edits(edits))
+        """What the access file would become, line by line, and who of those let in would get more by it."""
+        access = self._notebook.access
+        before, after = access.preview(read_edits(edits))
+        more = [label(access.rules.name_of(each), 128) for each in gains(parse_json(before or "{}"), parse_json(after))]
         lines = [
             {"sign": line[0], "text": plain(line[2:].rstrip("\n"))}
             for line in difflib.ndiff(before.splitlines(keepends=True), after.splitlines(keepends=True))
             if line[0] != "?"
         ]
-        return {"lines": lines, "changed": before != after}
+        return {"lines": lines, "changed": before != after, "gains": more}
 
     def apply(self, edits: list[Any]) -> None:
         """Write edits into the access file as it is now."""
@@ -111,7 +113,13 @@ class Calls:
         access = self._notebook.access
         if model and "*" in model:  # what a stranger asked for; a pattern would give it more than one model
             raise InvalidRequest(f"{label(model)!r} is no model's name: choose the models under its entry instead.")
-        access.allow(node_id, name=name or None, models=(model,) if model else (), expires=expires)
+        if model and not access.is_known(node_id):
+            # What it had before it was put out or expired does not come back with one click for one model.
+            terms = {"kind": "person", "node_id": node_id, "listed": True, "models": [model], "expires": expires or ""}
+            access.revise(read_edits([terms | ({"name": name} if name else {})]))
+            self.dismiss(node_id)
+        else:
+            access.allow(node_id, name=name or None, models=(model,) if model else (), expires=expires)
         return {"sentence": allowed(access.rules.document, access.rules, node_id)}
 
     def dismiss(self, node_id: str) -> None:

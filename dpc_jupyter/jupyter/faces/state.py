@@ -148,7 +148,7 @@ def host_views(
         HostView(
             id=LOCAL,
             name="Local",
-            state="ready",
+            state="ready" if local else "known",
             kind=LOCAL,
             reason=label(trouble, SENTENCE_CHARS),
             models=_models(local),
@@ -309,7 +309,7 @@ def _linked(peer: PeerStatus) -> HostView:
     return HostView(
         id=peer.node_id,
         name=label(peer.name, NAME_CHARS),
-        state="busy" if busy else "ready",
+        state="busy" if busy else "ready" if peer.models else "known",
         kind=peer.kind,
         rtt_ms=None if peer.rtt_s is None else round(peer.rtt_s * 1000, 1),
         reason="" if peer.models else "no models for you: its owner has not let you in",

@@ -62,6 +62,7 @@ export class AccessDraft {
     this.refused = new Map(); // slot -> {typed, sentence}: a value that the file cannot hold
     this.lines = null; // what would be written, while it is being reviewed,
     this.reviewed = []; // and the edits that come to that
+    this.gains = []; // who would get more than before, meant or not
     this.problem = "";
     this.stale = false; // the file has changed under the draft
   }
@@ -123,7 +124,8 @@ export class AccessDraft {
   async check() {
     const { edits } = this;
     try {
-      const { lines } = await this.client.call("preview", { edits });
+      const { lines, gains } = await this.client.call("preview", { edits });
+      this.gains = gains ?? [];
       if (this.lines) [this.lines, this.reviewed] = [lines, edits];
       return "";
     } catch (error) {

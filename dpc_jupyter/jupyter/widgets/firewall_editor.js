@@ -20,6 +20,7 @@ export function firewallEditor(el, client, t) {
   const calls = new Calls(client, draw);
   const lists = { people: `${prefix}-people`, models: `${prefix}-models` };
   const question = new DryRun(client, t, lists, draw);
+  let held = []; // refused requests as they are shown
   let open = null; // target of the row that is being edited
   let adding = null; // "person" or "group"
   let said = ""; // what the last grant or Save came to
@@ -38,12 +39,15 @@ export function firewallEditor(el, client, t) {
     }
     if (changed.some((section) => ["access", "pending", "hosts", "link"].includes(section))) draw();
   });
+  const focusLeft = () => setTimeout(draw); // there is no onfocusout; and the focus is still on its way
+  el.addEventListener("focusout", focusLeft);
   const clock = setInterval(draw, 30_000); // "3 min ago"
   file = client.state.access && !client.state.access.error ? fileOf(client.state.access) : null;
   draw();
   return () => {
     forget();
     clearInterval(clock);
+    el.removeEventListener("focusout", focusLeft);
     clearTimeout(quiet);
     question.dispose();
   };
@@ -70,7 +74,8 @@ export function firewallEditor(el, client, t) {
       now && [...draft.refused].filter(([slot]) => !placed.has(slot)).map(([slot, { sentence }]) =>
         h("p", { key: slot, class: "dpc-error", role: "alert" }, sentence)),
       body,
-      h("div", { key: "pending" }, (client.state.pending ?? []).map(pendingRow)),
+      h("div", { key: "pending", class: "dpc-fw-requests", onmouseleave: draw },
+        requests().map(pendingRow)),
       h("p", { key: "said", class: "dpc-fw-said", role: "status" }, said),
       now && question.render(draft.entries.size > 0),
       now && draft.entries.size > 0 && draftBar(),
@@ -376,7 +381,21 @@ export function firewallEditor(el, client, t) {
 
   // --- refused requests --------------------------------------------------------------------------------------------
 
-  function pendingRow({ node_id, name, model, when }) {
+  /** Who asked. Under the mouse or the keyboard nothing moves: a click must not meet somebody who has just come. */
+  function requests() {
+    const list = el.querySelector(".dpc-fw-requests");
+    const isHeld = list && (list.matches(":hover") || list.contains(el.ownerDocument.activeElement));
+    const pending = client.state.pending ?? [];
+    if (isHeld && held.length) {
+      const still = new Set(pending.map(({ node_id }) => node_id));
+      return held.map((each) => ({ ...each, gone: !still.has(each.node_id) }));
+    }
+    held = pending;
+    return held;
+  }
+
+  function pendingRow({ node_id, name, model, when, gone = false }) {
+    if (gone) return h("div", { key: `gone ${node_id}`, class: "dpc-row dpc-fw-pending dpc-away" }, idButton(node_id));
     const known = now && saved("person", node_id);
     const own = known && ownName(known), letIn = known && isLetIn(known, client.state.access);
     return h("form", { key: node_id, class: "dpc-row dpc-fw-pending", onsubmit: (event) => grant(event, node_id, model, letIn) },
@@ -417,6 +436,8 @@ export function firewallEditor(el, client, t) {
           aroundChanges(lines).map(({ sign, text }) =>
             h("div", { class: { "+": "dpc-fw-plus", "-": "dpc-fw-minus" }[sign] }, `${sign} ${text}`)))),
       failure(problem),
+      lines && draft.gains.length > 0 && h("div", { key: "gains", class: "dpc-fw-warning", role: "status" },
+        "⚠ ", t("More than before would be open to: %1", draft.gains.join(", "))),
       stale && h("div", { key: "stale", class: "dpc-fact" }, t("The file has changed meanwhile; your changes go on top of it.")),
       h("div", { key: "bar", class: "dpc-fw-actions" },
         lines?.some(isChange) && !problem && button(t("Save"), save, { key: "save", class: "dpc-button dpc-primary" }),

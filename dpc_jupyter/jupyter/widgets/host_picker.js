@@ -50,7 +50,7 @@ export function hostPicker(el, client, t) {
       mark(host.state, hostState(host, t)),
       h("div", { class: "dpc-grow" },
         h("div", { class: "dpc-line" },
-          choice("dpc-name", h("bdi", {}, host.name), host, null, { away, title: t("Ask %1, its first model", host.name) }),
+          choice("dpc-name", h("bdi", {}, host.name), host, null, { away, title: t("Ask %1, its first model", host.name) + (host.id === "local" ? "" : `\n${host.id}`) }),
           h("span", { class: "dpc-fact" }, busy ? t("linking…") : facts),
           here && h("span", { class: "dpc-badge" }, t("this notebook"))),
         shown.length > 0 && h("div", { class: "dpc-chips" },
