@@ -47,5 +47,11 @@ export function restoring(saved: IChoice | null, chosen: IChosen, hosts: readonl
   if (saved === null || !isDefault(chosen)) {
     return { do: 'nothing' };
   }
-  return hosts.some(host => host.id === saved.host) ? { do: 'choose', choice: saved } : { do: 'tell', name: saved.name };
+  const isKnown = hosts.some(host => host.id === saved.host);
+  return isKnown ? { do: 'choose', choice: saved } : { do: 'tell', name: saved.name };
+}
+
+/** Whether a host is linked now, so that to choose it calls nobody. */
+export function isLinked(id: string, hosts: readonly IHost[] = []): boolean {
+  return hosts.some(host => host.id === id && (host.state === 'ready' || host.state === 'busy'));
 }

@@ -4,7 +4,7 @@ import { JSONExt, type ReadonlyJSONObject, type ReadonlyJSONValue } from '@lumin
 import type { IDisposable } from '@lumino/disposable';
 import { type ISignal, Signal } from '@lumino/signaling';
 
-import { METADATA_KEY, readChoice, restoring, toChoice } from './choice';
+import { type IChoice, isLinked, METADATA_KEY, readChoice, restoring, toChoice } from './choice';
 import type { IChosen, IClient, IState, Translate } from './contract';
 import { KernelLink } from './link';
 import type { Phase } from './wording';
@@ -63,6 +63,7 @@ export class NotebookModel implements IDisposable {
   keep(): void {
     if (this._restored === 'yes' && this.state.chosen) {
       this._note = '';
+      this._awaited = null;
       this._store(this.state.chosen);
       this._changed.emit();
     }
@@ -72,6 +73,7 @@ export class NotebookModel implements IDisposable {
     if (this.phase !== 'live') {
       this._restored = 'not yet';
       this._note = '';
+      this._awaited = null;
     } else {
       void this._onChosen(this.state);
     }
@@ -85,9 +87,14 @@ export class NotebookModel implements IDisposable {
     if (this._restored === 'yes') {
       if (!JSONExt.deepEqual(this._seen, { ...chosen })) {
         this._note = '';
+        this._awaited = null;
         this._store(chosen);
       }
       this._seen = { ...chosen };
+      if (this._awaited && isLinked(this._awaited.host, hosts)) {
+        await this._choose(this._awaited);
+        this._changed.emit();
+      }
     } else if (this._restored === 'not yet') {
       this._restored = 'at it';
       this._seen = { ...chosen };
@@ -100,11 +107,8 @@ export class NotebookModel implements IDisposable {
     const saved = readChoice(this._context.model.getMetadata(METADATA_KEY));
     const plan = restoring(saved, chosen, hosts);
     if (plan.do === 'choose') {
-      const { host, name, model } = plan.choice;
-      try {
-        this._seen = { ...(await this.client.call<IChosen>('choose', { host, model })) };
-      } catch (error) {
-        this._note = this._t('This notebook was saved with %1: %2', name, (error as Error).message);
+      if (!(await this._choose(plan.choice)) && !isLinked(plan.choice.host, this.state.hosts)) {
+        this._awaited = plan.choice;
       }
     } else if (plan.do === 'tell') {
       this._note = this._t('This notebook was saved with %1, which is not known here.', plan.name);
@@ -115,6 +119,19 @@ export class NotebookModel implements IDisposable {
       this._restored = 'yes';
     }
     this._changed.emit();
+  }
+
+  /** Make a saved choice again; the note says why it could not be made. */
+  private async _choose({ host, name, model }: IChoice): Promise<boolean> {
+    this._awaited = null;
+    try {
+      this._seen = { ...(await this.client.call<IChosen>('choose', { host, model })) };
+      this._note = '';
+      return true;
+    } catch (error) {
+      this._note = this._t('This notebook was saved with %1: %2', name, (error as Error).message);
+      return false;
+    }
   }
 
   private _store(chosen: IChosen): void {
@@ -128,6 +145,8 @@ export class NotebookModel implements IDisposable {
     }
   }
 
+  /** A saved choice whose host was away: made once it is linked, by whomever. */
+  private _awaited: IChoice | null = null;
   private _changed = new Signal<this, void>(this);
   private _note = '';
   private _restored: 'not yet' | 'at it' | 'yes' = 'not yet';

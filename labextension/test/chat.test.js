@@ -230,6 +230,17 @@ describe("whom to ask", () => {
     expect(select().selectedOptions[0].text).toBe("Local · smollm2");
   });
 
+  test("of Python comes with a message, and counts after the reader's own choice was taken", async () => {
+    select().value = select().options[0].value;
+    select().dispatchEvent(new Event("change"));
+    tell({ message: ASKED, chosen: { id: "local", name: "Local", model: "smollm2" } });
+    expect(select().selectedOptions[0].text).toBe("Local · smollm2");
+    tell({ message: message("2", "user", "And?"), chosen: { id: "a", name: "anna", model: "llava" } });
+    expect(select().selectedOptions[0].text).toBe("anna · llava");
+    tell({ message: message("3", "user", "And?"), chosen: null });
+    expect(select().selectedOptions[0].text).toBe("anna · llama3-70b");
+  });
+
   test("is still shown when it is gone", () => {
     client.receive({ state: { hosts: [STATE.hosts[0]] } });
     expect(select().selectedOptions[0].text).toBe("anna");

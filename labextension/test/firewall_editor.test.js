@@ -161,14 +161,15 @@ describe("a draft", () => {
 
   test("refuses a value beside it, keeps it to be mended, and keeps the rest", async () => {
     await type("Name", "david");
+    const wrong = "'running' must be a whole number from 1 to 1,024";
     kernel.preview = ({ edits }) => {
-      if (edits.some(({ limits }) => limits?.running === 0)) throw Error("'running' must be a whole number from 1 to 1,024");
+      if (edits.some(({ limits }) => limits?.running === 0)) throw Error(`nodes.${DAVE}.limits.running: ${wrong}`);
       return { lines: [], changed: true };
     };
     await type("Requests at once", "0");
     const input = labelled("Requests at once");
     expect([input.value, input.getAttribute("aria-invalid")]).toEqual(["0", "true"]);
-    expect(document.getElementById(input.getAttribute("aria-describedby")).textContent).toContain("from 1 to 1,024");
+    expect(document.getElementById(input.getAttribute("aria-describedby")).textContent).toBe(wrong);
     await type("Tokens a day", "5");
     expect(labelled("Requests at once").value).toBe("0");
     expect(drafted()).toEqual([
@@ -216,10 +217,15 @@ describe("a draft", () => {
   });
 
   test("reviews what changes, with the lines around it", async () => {
-    kernel.preview = () => ({ changed: true, lines: "abcdefgh".split("").map((text) => ({ sign: text === "e" ? "+" : " ", text })) });
+    const file = JSON.stringify({ nodes: { [ANNA]: {}, [DAVE]: { models: ["a", "b"], limits: { running: 3, queued: 1 } } } }, null, 2);
+    const lines = file.split("\n").map((text) => ({ sign: text.includes("running") ? "+" : " ", text }));
+    kernel.preview = () => ({ changed: true, lines });
     await type("Name", "david");
     await push("Review");
-    expect([...el.querySelector(".dpc-fw-lines").children].map((each) => each.textContent)).toEqual(["  c", "  d", "+ e", "  f", "  g", "  ⋯"]);
+    const shown = [...el.querySelector(".dpc-fw-lines").children].map((each) => each.textContent.replace(/ +/g, " "));
+    expect(shown).toEqual([
+      "⋯ nodes › david › limits", ' "b"', " ],", ' "limits": {', '+ "running": 3,', ' "queued": 1', " }", " }", "⋯",
+    ]);
   });
 
   test("writes no change that came with the click on Save: it was not reviewed", async () => {

@@ -24,7 +24,8 @@ describe("format", () => {
   test("counts, rates, ids", () => {
     expect(count(18204)).toBe("18,204");
     expect(count(undefined)).toBe("0");
-    expect([0, 0.31, 3.14, 64.4].map((rate) => tokensPerSecond(rate, t))).toEqual(["0 tokens/s", "0.3 tokens/s", "3 tokens/s", "64 tokens/s"]);
+    const rates = [0, 0.31, 3.14, 64.4].map((rate) => tokensPerSecond(rate, t));
+    expect(rates).toEqual(["0 tokens/s", "<1 tokens/s", "3 tokens/s", "64 tokens/s"]);
     expect(shortId("dpc-node-51d39b0c77aa41e08c11d2f3a4b5e07a")).toBe("dpc-node-51d3…e07a");
     expect(shortId("dpc-node-short")).toBe("dpc-node-short");
   });
@@ -54,6 +55,23 @@ describe("facts", () => {
     expect(hostState({ state: "known" }, t)).toBe("not linked");
     expect(absenceFacts({ state: "unreachable", last_seen: Date.now() / 1000 - 7300, reason: "no path" }, t)).toEqual(["last seen 2 h ago", "no path"]);
     expect(absenceFacts({ state: "ready", last_seen: 1, reason: "" }, t)).toEqual([]);
+  });
+
+  test.each([
+    ["Nothing listens at 127.0.0.1:43727. Is the host started and sharing?", "nothing listens there"],
+    ["Nothing answered at [::1]:8889 within 5 s. Is the host up, the port open?", "nothing answered there within 5 s"],
+    ["What listens at lab:8889 does not speak TLS as a node does.", "what listens there does not speak TLS as a node does"],
+    ["No connection to 192.0.2.7:8889: [Errno 113] No route to host.", "no connection"],
+    ["disconnected: it said goodbye: the node is shutting down", "it shut down"],
+    ["disconnected: the connection broke ([Errno 104] reset)", "the connection broke"],
+    ["disconnected: the peer closed the connection", "the peer closed the connection"],
+    ["", ""],
+  ])("of the reason of one that is away, in short: %s", (reason, short) =>
+    expect(absenceFacts({ state: "unreachable", last_seen: null, reason }, t)).toEqual(short ? [short] : []));
+
+  test("of the reason of one that is there, whole", () => {
+    const reason = "No model runs here. Install Ollama, or restart.";
+    expect(absenceFacts({ state: "ready", last_seen: 1, reason }, t)).toEqual([reason]);
   });
 
   test.each([

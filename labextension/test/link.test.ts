@@ -234,6 +234,52 @@ describe("a notebook's choice", () => {
     expect([metadata, model.note]).toEqual([{}, '']);
   });
 
+  describe('of a host that was away', () => {
+    const away = async (metadata: Record<string, unknown>) => {
+      const kernel = new Kernel();
+      kernel.unreachable = true;
+      const model = kept(new NotebookModel(notebookOf(sessionOf(kernel), metadata), t));
+      await vi.waitFor(() => expect(model.note).toContain('cannot be reached'));
+      kernel.unreachable = false;
+      const become = (state: string) => kernel.tell({ state: { hosts: [{ id: ANNA, state, models: [] }] } });
+      const tries = () => kernel.calls.filter(([method]) => method === 'choose').length;
+      return { kernel, model, become, tries };
+    };
+
+    it('is made when it is linked, and not before', async () => {
+      const metadata = { dpc: { ...saved } };
+      const { kernel, model, become, tries } = await away(metadata);
+      become('known');
+      become('unreachable');
+      await settle();
+      expect(tries()).toBe(1);
+      become('ready');
+      await vi.waitFor(() => expect(kernel.state.chosen.id).toBe(ANNA));
+      await vi.waitFor(() => expect(model.note).toBe(''));
+      expect(metadata.dpc).toEqual(saved);
+    });
+
+    it('is tried once more only', async () => {
+      const { kernel, model, become, tries } = await away({ dpc: { ...saved } });
+      kernel.unreachable = true;
+      become('ready');
+      await vi.waitFor(() => expect(tries()).toBe(2));
+      await settle();
+      become('busy');
+      await settle();
+      expect([tries(), model.note]).toEqual([2, 'This notebook was saved with anna: anna cannot be reached.']);
+    });
+
+    it('is not made over what the user chose meanwhile', async () => {
+      const { kernel, model, become, tries } = await away({ dpc: { ...saved } });
+      model.keep();
+      kernel.choose('local', 'smollm2');
+      become('ready');
+      await settle();
+      expect([tries(), kernel.state.chosen.id]).toEqual([1, 'local']);
+    });
+  });
+
   it('of a kernel that has one goes into the file', async () => {
     const kernel = new Kernel();
     kernel.choose(ANNA, 'llama3-70b');

@@ -58,7 +58,7 @@ describe("this node", () => {
     const writeText = vi.fn(async () => {});
     Object.defineProperty(navigator, "clipboard", { value: { writeText }, configurable: true });
     vi.useFakeTimers();
-    expect(card("This node").textContent).toContain("bob-laptopdpc-node-51d3…e07a");
+    expect(card("This node").textContent).toContain("bob-laptopCopy addressdpc-node-51d3…e07a");
     push("Copy address").click();
     await vi.advanceTimersByTimeAsync(0);
     expect(writeText).toHaveBeenCalledWith(NODE.address);
@@ -162,6 +162,11 @@ describe("now", () => {
     client.receive({ state: { rate: { now: 0, history: [0, 0] }, requests: { asking: [], serving: [] } } });
     expect(card("Now").querySelector("polyline")).toBe(line);
     expect(card("Now").textContent).toContain("Nothing runs.");
+  });
+
+  test("one who asked for no model gets the host's first, which is named", () => {
+    client.receive({ state: { requests: { asking: [request("a", { name: "anna", model: "" })], serving: [] } } });
+    expect(card("Now").textContent).toContain("anna · llama3-70b");
   });
 
   test("tokens that flow redraw nothing but themselves", () => {

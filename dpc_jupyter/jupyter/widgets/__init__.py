@@ -21,6 +21,10 @@ from dpc_jupyter.node.answer import Answer
 _HERE = Path(__file__).parent
 _IMPORT = re.compile(r"^import .*;\n", re.MULTILINE)
 _SHARED = ("dom", "format", "client")
+_FIREWALL_PARTS = (
+    *("access_draft", "access_words", "access_row", "access_table", "access_additions", "access_requests"),
+    *("access_review", "fields", "dry_run"),
+)
 
 
 @functools.cache
@@ -83,7 +87,7 @@ class NodePanel(_View):
 class FirewallEditor(_View):
     """Who may use this machine's models, and how much."""
 
-    _esm = _module("firewallEditor", "access_draft", "fields", "dry_run", "firewall_editor")
+    _esm = _module("firewallEditor", *_FIREWALL_PARTS, "firewall_editor")
     _css = _style("firewall_editor")
 
 

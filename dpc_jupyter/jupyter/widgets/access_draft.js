@@ -3,6 +3,9 @@
 export const LIMITS = ["running", "queued", "requests_per_minute", "tokens_per_day"];
 const NO_TERMS = { models: [], limits: Object.fromEntries(LIMITS.map((field) => [field, null])) };
 
+/** The name of what can be changed; a control's slot begins with it and a newline. */
+export const targetOf = (kind, id = "") => `${kind}\n${id}`;
+
 /** The access section as the file will be once `edits` are written. What they remove stays, marked `removed`. */
 export function withEdits(access, edits) {
   const everyone = { ...access.everyone };
@@ -32,14 +35,16 @@ export function withEdits(access, edits) {
   }
   for (const group of groups.values()) group.members = group.members.filter((id) => !people.get(id)?.removed);
   for (const each of people.values()) {
-    each.groups = [...groups.values()].filter((group) => group.members.includes(each.node_id)).map((group) => group.name);
+    const has = ({ members }) => members.includes(each.node_id);
+    each.groups = [...groups.values()].filter(has).map(({ name }) => name);
   }
   return { ...access, sharing, everyone, groups: [...groups.values()], people: [...people.values()] };
 }
 
 function newPerson(node_id) {
   return {
-    node_id, name: "", listed: false, groups: [], expires: "", expired: false, legacy_ok: false, tokens_today: 0, ...NO_TERMS,
+    node_id, name: "", listed: false, groups: [], expires: "", expired: false, legacy_ok: false, tokens_today: 0,
+    ...NO_TERMS,
   };
 }
 
@@ -109,7 +114,9 @@ export class AccessDraft {
   }
 
   forget(which) {
-    for (const map of [this.entries, this.refused]) for (const slot of [...map.keys()]) if (which(slot)) map.delete(slot);
+    for (const map of [this.entries, this.refused]) {
+      for (const slot of [...map.keys()].filter(which)) map.delete(slot);
+    }
   }
 
   async recheck() {
@@ -159,17 +166,10 @@ export class AccessDraft {
   }
 }
 
-export const isChange = ({ sign }) => sign !== " ";
-
-/** Of a whole file's lines, those that change and two on either side. */
-export function aroundChanges(lines) {
-  const near = (index) => lines.slice(Math.max(0, index - 2), index + 3).some(isChange);
-  return lines.flatMap((each, index) => (near(index) ? [each] : near(index - 1) ? [{ sign: " ", text: "⋯" }] : []));
-}
-
 /** Whether the file has these very values, so that nothing has to be written. */
 export function isSaved(entry, value) {
   const same = (one, two) => JSON.stringify(one) === JSON.stringify(two);
+  const limitsSame = (limits) => Object.entries(limits).every(([field, limit]) => entry.limits[field] === limit);
   return Boolean(entry) && Object.entries(value).every(([key, now]) =>
-    key === "limits" ? Object.entries(now).every(([field, limit]) => entry.limits[field] === limit) : same(entry[key], now));
+    key === "limits" ? limitsSame(now) : same(entry[key], now));
 }

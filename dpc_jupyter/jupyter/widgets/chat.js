@@ -46,10 +46,12 @@ export function chat(el, client, t) {
 
   /** All of the chat, or the one message that changed. */
   function take(news) {
-    const before = running;
+    const before = JSON.stringify([running, chosen]);
     running = news.running;
+    if (news.chosen !== undefined) chosen = news.chosen;
+    // The kernel has taken it; what Python asks after this chat's reader counts again.
+    if (picked && picked.host === chosen?.id && picked.model === chosen.model) picked = null;
     if (news.messages) {
-      chosen = news.chosen;
       const ids = new Set(news.messages.map(({ id }) => id));
       for (const [id, { element }] of [...shown]) {
         if (ids.has(id)) continue;
@@ -59,7 +61,7 @@ export function chat(el, client, t) {
       news.messages.forEach(show);
     }
     if (news.message) show(news.message);
-    if (news.messages || before !== running || shown.size === 1) draw();
+    if (news.messages || before !== JSON.stringify([running, chosen]) || shown.size === 1) draw();
     keepAtEnd();
   }
 
@@ -89,7 +91,8 @@ export function chat(el, client, t) {
     const had = shown.get(message.id);
     if (had && JSON.stringify(had.message) === JSON.stringify(message)) return;
     const { role, text } = message;
-    const element = had?.element ?? h("article", { class: `dpc-chat-message dpc-chat-${role}`, "aria-label": speaker(role) });
+    const props = { class: `dpc-chat-message dpc-chat-${role}`, "aria-label": speaker(role) };
+    const element = had?.element ?? h("article", props);
     if (!had) log.append(element);
     shown.set(message.id, { message, element });
     update(element, role === "assistant" ? answer(message) : [role === "error" ? failure(text) : text]);
@@ -156,7 +159,8 @@ export function chat(el, client, t) {
           picked = { host: to, model: what };
           draw();
         },
-      }, choices.map((choice) => h("option", { key: choice.value, value: choice.value, disabled: choice.disabled }, choice.text))),
+      }, choices.map((choice) =>
+        h("option", { key: choice.value, value: choice.value, disabled: choice.disabled }, choice.text))),
     ];
   }
 

@@ -39,14 +39,15 @@ export class Client {
         this.#settle(id, { error: sentence });
         if (method === "state") this.setLink("lost");
       };
-      const timer = setTimeout(() => fail(this.#t("The kernel has not answered for 30 s: it is busy or gone.")), CALL_MS);
+      const late = () => fail(this.#t("The kernel has not answered for 30 s: it is busy or gone."));
+      const timer = setTimeout(late, CALL_MS);
       this.#calls.set(id, { resolve, reject, timer });
       const send = async () => this.#send({ client: this.id, id, method, params });
       send().catch(() => fail(this.#t("The kernel cannot be reached: is it running?")));
     });
   }
 
-  /** `callback` gets the state and the names of the sections that changed ("link" for the link). Returns how to stop. */
+  /** `callback` gets the state and the names of its changed sections ("link" for the link). Returns how to stop. */
   onState(callback) {
     this.#stateCallbacks.add(callback);
     if (this.#timer === null) this.#open();

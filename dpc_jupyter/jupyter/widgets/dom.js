@@ -1,5 +1,6 @@
-// What all views are built from: `h` makes elements, `update` morphs what is shown into what should be, and a few parts.
+// What views are built from: `h` makes elements, `update` morphs what is shown into what should be; and a few parts.
 
+const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "polyline"]);
 const GIVEN = Symbol("given");
 
@@ -7,18 +8,19 @@ const GIVEN = Symbol("given");
  * An element. Children may be nodes, text, numbers, nested arrays; null, false and "" are left out.
  *
  * Props are attributes, but: `on*` are handlers (as properties: only these survive a morph), `key` tells `update` which
- * element is which, `html` is HTML that somebody else has sanitized. false and null leave an attribute out (aria-*: only null).
+ * element is which, `html` is HTML that somebody else has sanitized. false and null leave an attribute out (aria-*:
+ * only null).
  */
 export function h(tag, props, ...children) {
-  const node = SVG_TAGS.has(tag) ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
+  const node = SVG_TAGS.has(tag) ? document.createElementNS(SVG, tag) : document.createElement(tag);
   node.append(...present(children));
   give(node, props ?? {});
   return node;
 }
 
 /**
- * Make `nodes` the children of `container`, in place: an element that is there already (the same node; the same key; or,
- * without one, the next of its tag) stays and is changed only where the props differ from those it was given last.
+ * Make `nodes` the children of `container`, in place: an element that is there already (the same node; the same key;
+ * or, without one, the next of its tag) stays and is changed only where the props differ from those it was given last.
  * So focus, caret, scroll, open details and half-typed values survive. Hold no element that came out of `h` and went
  * through `update`: the one on the page may be another (use event.currentTarget, or query for it).
  */
@@ -29,7 +31,8 @@ export function update(container, nodes) {
   for (const old of container.childNodes) {
     if (!own.has(old)) pool.set(kindOf(old), [...(pool.get(kindOf(old)) ?? []), old]);
   }
-  const places = wanted.map((node) => (node.parentNode === container ? node : (pool.get(kindOf(node))?.shift() ?? node)));
+  const placeOf = (node) => (node.parentNode === container ? node : (pool.get(kindOf(node))?.shift() ?? node));
+  const places = wanted.map(placeOf);
   for (const rest of pool.values()) rest.forEach((old) => old.remove());
   const focused = container.getRootNode().activeElement;
   let cursor = container.firstChild;
@@ -99,10 +102,10 @@ export function failure(text) {
   return text && h("p", { key: "failure", class: "dpc-error", role: "alert" }, text);
 }
 
-/** An on/off switch; `key`, or a button that comes before it would take its element, and the keyboard's focus with it. */
+/** An on/off switch. Without its key, a button that comes before it would take its element, and the focus with it. */
 export function toggle(label, on, onclick, description = null) {
-  return h("button", { key: label, type: "button", class: "dpc-switch", role: "switch", "aria-checked": Boolean(on), "aria-label": label,
-    "aria-description": description, onclick });
+  return h("button", { key: label, type: "button", class: "dpc-switch", role: "switch", "aria-checked": Boolean(on),
+    "aria-label": label, "aria-description": description, onclick });
 }
 
 /** A push button; `busy` is said and shown, but takes no focus away as `disabled` would. */
@@ -169,15 +172,17 @@ export function connectForm(calls, t, done) {
   const submit = async (event) => {
     event.preventDefault();
     const { address, name } = event.currentTarget.elements;
-    const peer = await calls.run("connect", "connect", { address: address.value.trim(), name: name.value.trim() || null });
+    const params = { address: address.value.trim(), name: name.value.trim() || null };
+    const peer = await calls.run("connect", "connect", params);
     if (peer) done(peer);
   };
   return h("form", { key: "connect", class: "dpc-form", onsubmit: submit, "aria-label": t("Connect to a host") },
-    h("input", { name: "address", class: "dpc-input dpc-mono", required: true, placeholder: "dpc://…", spellcheck: "false",
-      autocomplete: "off", "aria-label": t("The dpc:// address that its owner gave you") }),
+    h("input", { name: "address", class: "dpc-input dpc-mono", required: true, placeholder: "dpc://…",
+      spellcheck: "false", autocomplete: "off", "aria-label": t("The dpc:// address that its owner gave you") }),
     h("div", { class: "dpc-fields" },
       h("input", { name: "name", class: "dpc-input", placeholder: t("Name, if you like"), autocomplete: "off",
         "aria-label": t("What you call that machine") }),
-      button(busy ? t("Connecting…") : t("Connect"), null, { type: "submit", busy, class: "dpc-button dpc-primary" })),
+      button(busy ? t("Connecting…") : t("Connect"), null, {
+        type: "submit", busy, class: "dpc-button dpc-primary" })),
     failure(calls.error("connect")));
 }

@@ -22,13 +22,16 @@ export class DryRun {
     const t = this.#t, answer = this.#answer;
     return h("div", { key: "dry", class: "dpc-fw-dry" },
       h("span", { class: "dpc-fw-question" },
-        t("May"), " ", this.#input("people", t("Who"), t("name or node id"), this.#who, (typed) => { this.#who = typed; }),
+        t("May"), " ",
+        this.#input("people", t("Who"), t("name or node id"), this.#who, (typed) => { this.#who = typed; }),
         " ", t("use"), " ",
-        this.#input("models", t("Model"), t("any model"), this.#model, (typed) => { this.#model = typed; }), " ", t("now?")),
+        this.#input("models", t("Model"), t("any model"), this.#model, (typed) => { this.#model = typed; }),
+        " ", t("now?")),
       h("span", { class: "dpc-fw-answer", "aria-live": "polite" },
         answer?.error && h("span", { key: "error", class: "dpc-error" }, answer.error),
         answer?.sentence && [
-          h("b", { key: "yes", class: answer.allowed ? "dpc-fw-yes" : "dpc-fw-no" }, answer.allowed ? t("Yes") : t("No")),
+          h("b", { key: "word", class: answer.allowed ? "dpc-fw-yes" : "dpc-fw-no" },
+            answer.allowed ? t("Yes") : t("No")),
           // The kernel's sentence starts with the same word.
           `: ${answer.sentence.replace(/^(yes|no): /, "")}`,
           drafting && h("span", { key: "draft", class: "dpc-fact" }, " ", t("(without your unsaved changes)")),

@@ -2,10 +2,14 @@
 import { h } from "./dom.js";
 
 export function checkbox(label, checked, onchange) {
-  return h("label", { key: label, class: "dpc-fw-check" }, h("input", { type: "checkbox", checked, onchange }), " ", label);
+  const box = h("input", { type: "checkbox", checked, onchange });
+  return h("label", { key: label, class: "dpc-fw-check" }, box, " ", label);
 }
 
-/** A list as chips, with an input that adds one; `change` gets the new list and what was typed, and says whether it went well. */
+/**
+ * A list as chips, with an input that adds one; `change` gets the new list and what was typed, and says whether it went
+ * well.
+ */
 export function chipInput(props, t, { items, text, list, add, empty, change }) {
   const take = async (input) => {
     const typed = input.value.trim();

@@ -43,7 +43,7 @@ export function ordinal(number) {
 
 /** "64 tokens/s" */
 export function tokensPerSecond(rate, t) {
-  return t("%1 tokens/s", rate > 0 && rate < 1 ? rate.toFixed(1) : count(Math.round(rate)));
+  return t("%1 tokens/s", rate > 0 && rate < 1 ? "<1" : count(rate));
 }
 
 /** "dpc-node-51d3…e07a"; whole where it is short. */
@@ -64,7 +64,8 @@ export function modelFacts(model, t) {
 
 /** What the mark of a host says. */
 export function hostState(host, t) {
-  return { ready: t("ready"), busy: t("busy"), known: t("not linked"), unreachable: t("unreachable") }[host.state] ?? host.state;
+  const words = { ready: t("ready"), busy: t("busy"), known: t("not linked"), unreachable: t("unreachable") };
+  return words[host.state] ?? host.state;
 }
 
 /** "TLS", "2 ms" */
@@ -82,10 +83,22 @@ export function queueFacts(host, t) {
   return host.waiting === 0 ? t("idle") : "";
 }
 
-/** Why a host is not there, and since when. */
+/** Why a host is not there, in short, and since when; what else there is to say of one, whole. */
 export function absenceFacts(host, t) {
-  const away = host.state === "unreachable" || host.state === "known";
-  return [away && host.last_seen && t("last seen %1", ago(host.last_seen, t)), host.reason].filter(Boolean);
+  const lost = host.state === "unreachable";
+  const since = (lost || host.state === "known") && host.last_seen && t("last seen %1", ago(host.last_seen, t));
+  return [since, lost ? inShort(host.reason) : host.reason].filter(Boolean);
+}
+
+/** The kernel's reason without addresses and advice: "nothing listens there". The whole of it belongs in a title. */
+function inShort(reason) {
+  const [sentence] = reason.replace(/^disconnected: (it said goodbye: )?/, "").split(/[.?!](?:\s|$)/);
+  const short = sentence
+    .replace(/^the node is shutting down$/, "it shut down")
+    .replace(/ at \S+:\d+(?= |$)/, " there")
+    .replace(/ to \S+:\d+: .*$/, "")
+    .replace(/^the connection broke \(.*\)$/, "the connection broke");
+  return short.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase());
 }
 
 /** Where a request stands: "2nd in line", "loading the model", "64 tokens/s · 312 tokens" */

@@ -13,10 +13,13 @@ export function hostPicker(el, client, t) {
 
   const top = h("div");
   const search = h("input", {
-    type: "search", class: "dpc-input", placeholder: t("Search hosts and models"), "aria-label": t("Search hosts and models"),
-    autocomplete: "off", spellcheck: "false", oninput: render, onkeydown: searchKey,
+    type: "search", class: "dpc-input", placeholder: t("Search hosts and models"),
+    "aria-label": t("Search hosts and models"), autocomplete: "off", spellcheck: "false",
+    oninput: render, onkeydown: searchKey,
   });
-  const list = h("div", { class: "dpc-list", role: "radiogroup", "aria-label": t("Compute host and model"), onkeydown: typeAhead });
+  const list = h("div", {
+    class: "dpc-list", role: "radiogroup", "aria-label": t("Compute host and model"), onkeydown: typeAhead,
+  });
   const note = h("div", { class: "dpc-note", role: "status" });
   const settle = arrowKeys(list);
   el.classList.add("dpc", "dpc-host-picker");
@@ -28,8 +31,8 @@ export function hostPicker(el, client, t) {
     const found = matches();
     update(top, [
       h("h3", { class: "dpc-head" }, t("Pick a compute host"),
-        button("+", toggleConnect, { class: "dpc-plus", "aria-label": t("Connect to a host"), title: t("Connect to a host"),
-          "aria-expanded": connecting })),
+        button("+", toggleConnect, { class: "dpc-plus", "aria-label": t("Connect to a host"),
+          title: t("Connect to a host"), "aria-expanded": connecting })),
       connecting && connectForm(calls, t, toggleConnect),
     ]);
     update(list, found.map(row));
@@ -44,21 +47,25 @@ export function hostPicker(el, client, t) {
     const away = host.state === "unreachable";
     const busy = calls.busy(host.id);
     const shown = unfolded.has(host.id) ? models : folded(models, here && chosen.model);
+    const id = host.id === "local" ? [] : [host.id];
+    const rest = models.length - shown.length;
     const facts = line(linkFacts(host), queueFacts(host, t), absenceFacts(host, t));
     return h("div", { key: host.id, class: `dpc-row${here ? " dpc-here" : ""}${away ? " dpc-away" : ""}`, role: "group",
       "aria-label": line(host.name, hostState(host, t), facts), "aria-busy": busy || null },
       mark(host.state, hostState(host, t)),
       h("div", { class: "dpc-grow" },
         h("div", { class: "dpc-line" },
-          choice("dpc-name", h("bdi", {}, host.name), host, null, { away, title: t("Ask %1, its first model", host.name) + (host.id === "local" ? "" : `\n${host.id}`) }),
-          h("span", { class: "dpc-fact" }, busy ? t("linking…") : facts),
+          choice("dpc-name", h("bdi", {}, host.name), host, null, {
+            away, title: [t("Ask %1, its first model", host.name), ...id].join("\n") }),
+          h("span", { class: "dpc-fact", title: host.reason || null }, busy ? t("linking…") : facts),
           here && h("span", { class: "dpc-badge" }, t("this notebook"))),
         shown.length > 0 && h("div", { class: "dpc-chips" },
-          shown.map((model) => choice("dpc-chip", [h("bdi", {}, model.model), modelFacts(model, t).map((fact) => ` · ${fact}`)],
+          shown.map((model) => choice("dpc-chip",
+            [h("bdi", {}, model.model), modelFacts(model, t).map((fact) => ` · ${fact}`)],
             host, model.model, { away, key: model.model, title: line(model.model, model.provider) })),
-          shown.length < models.length && button(`+${models.length - shown.length}`, (event) => unfold(host.id, event), {
+          rest > 0 && button(`+${rest}`, (event) => unfold(host.id, event), {
             key: "more", class: "dpc-item dpc-chip", tabindex: -1,
-            "aria-label": t("+%1 more models of %2", models.length - shown.length, host.name) })),
+            "aria-label": t("+%1 more models of %2", rest, host.name) })),
         failure(calls.error(host.id))),
       away && button(t("Retry"), () => calls.run(host.id, "connect", { address: host.id, name: null }), {
         busy, class: "dpc-item dpc-button", tabindex: -1, "aria-label": t("Retry %1", host.name) }));
@@ -85,7 +92,8 @@ export function hostPicker(el, client, t) {
   }
 
   async function choose(host, model) {
-    if (await calls.run(host, "choose", { host, model })) el.dispatchEvent(new CustomEvent("dpc-chosen", { bubbles: true }));
+    if (!(await calls.run(host, "choose", { host, model }))) return;
+    el.dispatchEvent(new CustomEvent("dpc-chosen", { bubbles: true }));
   }
 
   function unfold(id, event) {
@@ -117,7 +125,8 @@ export function hostPicker(el, client, t) {
   }
 
   function typeAhead(event) {
-    if (event.key.length === 1 && event.key !== " " && !event.ctrlKey && !event.metaKey && !event.altKey) search.focus();
+    const { key, ctrlKey, metaKey, altKey } = event;
+    if (key.length === 1 && key !== " " && !ctrlKey && !metaKey && !altKey) search.focus();
   }
 
   const stop = client.onState((_, changed) => {

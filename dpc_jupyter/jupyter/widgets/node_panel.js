@@ -1,6 +1,7 @@
 // This node at a glance: who it is, whom it may ask, whom it lets in, and what runs.
 import { arrowKeys, button, connectForm, copyText, failure, h, mark, toggle, update } from "./dom.js";
-import { absenceFacts, count, hostState, line, linkFacts, queueFacts, requestProgress, shortId, tokensPerSecond } from "./format.js";
+import { absenceFacts, count, hostState, line, linkFacts, queueFacts } from "./format.js";
+import { requestProgress, shortId, tokensPerSecond } from "./format.js";
 import { Calls, linkSentence } from "./client.js";
 
 const PLOT = { width: 90, height: 22 };
@@ -19,7 +20,9 @@ export function nodePanel(el, client, t) {
   const cards = Object.fromEntries([["node", t("This node")], ["hosts", t("Compute hosts")], ["now", t("Now")]].map(
     ([name, label]) => [name, h("div", { class: "dpc-card", role: "group", "aria-label": label })]));
   const hostsTop = h("div");
-  const hostList = h("div", { class: "dpc-list", role: "radiogroup", "aria-label": t("Compute host of this notebook") });
+  const hostList = h("div", {
+    class: "dpc-list", role: "radiogroup", "aria-label": t("Compute host of this notebook"),
+  });
   const settle = arrowKeys(hostList);
   cards.hosts.append(hostsTop, hostList);
   const running = h("div");
@@ -53,13 +56,13 @@ export function nodePanel(el, client, t) {
     return [
       h("div", { class: "dpc-row" },
         mark(state, says),
-        h("div", { class: "dpc-grow" },
-          h("bdi", { class: "dpc-name" }, node.name || t("Not running")),
-          h("div", { class: "dpc-fact dpc-mono", title: line(node.node_id, node.version) }, shortId(node.node_id))),
+        h("bdi", { class: "dpc-name dpc-grow" }, node.name || t("Not running")),
         node.running
           ? button(copied === "yes" ? t("Copied") : node.address ? t("Copy address") : t("Copy node id"), copy)
           : button(calls.busy("start") ? t("Starting…") : t("Start"), () => calls.run("start", "start"), {
-            class: "dpc-button dpc-primary", busy: calls.busy("start") })),
+            class: "dpc-button dpc-primary", busy: calls.busy("start") }),
+        h("span", { class: "dpc-fact dpc-mono dpc-id", title: line(node.node_id, node.version) },
+          shortId(node.node_id))),
       failure(calls.error("start")),
       copied === "no" && h("div", { class: "dpc-row" },
         h("input", { class: "dpc-input dpc-mono", readonly: true, value: node.address ?? node.node_id,
@@ -74,11 +77,13 @@ export function nodePanel(el, client, t) {
 
   function sharingRow(node) {
     const means = !node.sharing ? t("off: nobody can ask this node")
-      : node.paused ? t("paused: what runs goes on, nothing new is taken") : t("on: those you let in can ask this node");
+      : node.paused ? t("paused: what runs goes on, nothing new is taken")
+      : t("on: those you let in can ask this node");
     const busy = calls.busy("share");
+    const pause = () => calls.run("share", "pause", { on: !node.paused });
     return h("div", { class: "dpc-row", "aria-busy": busy || null },
       h("div", { class: "dpc-grow" }, t("Share my models"), h("div", { class: "dpc-fact" }, means)),
-      node.sharing && button(node.paused ? t("Resume") : t("Pause"), () => calls.run("share", "pause", { on: !node.paused }), {
+      node.sharing && button(node.paused ? t("Resume") : t("Pause"), pause, {
         busy, "aria-label": node.paused ? t("Resume sharing") : t("Pause sharing") }),
       toggle(t("Share my models"), node.sharing, () => calls.run("share", "share", { on: !node.sharing }), means));
   }
@@ -87,8 +92,8 @@ export function nodePanel(el, client, t) {
     const { hosts } = client.state;
     update(hostsTop, [
       h("h3", { class: "dpc-head" }, t("Compute hosts"),
-        button("+", toggleConnect, { class: "dpc-plus", "aria-label": t("Connect to a host"), title: t("Connect to a host"),
-          "aria-expanded": connecting })),
+        button("+", toggleConnect, { class: "dpc-plus", "aria-label": t("Connect to a host"),
+          title: t("Connect to a host"), "aria-expanded": connecting })),
       connecting && connectForm(calls, t, toggleConnect),
     ]);
     update(hostList, (hosts ?? []).map(hostRow));
@@ -108,11 +113,11 @@ export function nodePanel(el, client, t) {
         h("div", { class: "dpc-line" },
           h("button", { type: "button", class: "dpc-item dpc-name", role: "radio", tabindex: -1, "aria-checked": here,
             "aria-disabled": away || null, onclick: choose }, h("bdi", {}, host.name)),
-          h("span", { class: "dpc-fact" }, busy ? t("linking…") : line(linkFacts(host)))),
-        h("div", { class: "dpc-fact" },
+          h("span", { class: "dpc-fact" }, busy ? t("linking…") : line(linkFacts(host))),
+          here && h("span", { class: "dpc-badge" }, t("this notebook"))),
+        h("div", { class: "dpc-fact", title: host.reason || null },
           line(modelsInShort(host, here && chosen.model), queueFacts(host, t), absenceFacts(host, t))),
         failure(calls.error(host.id))),
-      here && h("span", { class: "dpc-badge" }, t("this notebook")),
       away && button(t("Retry"), () => calls.run(host.id, "connect", { address: host.id, name: null }), {
         busy, class: "dpc-item dpc-button", tabindex: -1, "aria-label": t("Retry %1", host.name) }));
   }
@@ -125,10 +130,11 @@ export function nodePanel(el, client, t) {
   }
 
   function drawRunning() {
-    const { requests = { asking: [], serving: [] }, rate } = client.state;
+    const { requests = { asking: [], serving: [] }, rate, hosts = [] } = client.state;
+    const firstModel = (id) => hosts.find((host) => host.id === id)?.models[0]?.model;
     const rows = [
-      ...requests.asking.map((each) => requestRow("→", t("you ask"), each)),
-      ...requests.serving.map((each) => requestRow("←", t("you answer"), each)),
+      ...requests.asking.map((each) => requestRow("→", t("you ask"), each, each.model || firstModel(each.peer))),
+      ...requests.serving.map((each) => requestRow("←", t("you answer"), each, each.model)),
     ];
     update(running, [
       h("div", { class: "dpc-row", key: "rate" },
@@ -139,22 +145,24 @@ export function nodePanel(el, client, t) {
     ]);
   }
 
-  function requestRow(arrow, way, request) {
+  function requestRow(arrow, way, request, model) {
     return h("div", { class: "dpc-row" },
       h("span", { class: "dpc-arrow", role: "img", "aria-label": way, title: way }, arrow),
       h("div", { class: "dpc-grow" },
-        h("bdi", {}, request.name), " · ", h("bdi", {}, request.model || t("any model")),
+        h("bdi", {}, request.name), " · ", h("bdi", {}, model || t("any model")),
         h("div", { class: "dpc-fact" }, requestProgress(request, t))));
   }
 
   function plot({ now, history }) {
     const top = Math.max(1, ...history);
     const { width, height } = PLOT;
-    const points = history.map((value, index) =>
-      `${((index * width) / (history.length - 1)).toFixed(1)},${(height - 1 - (value / top) * (height - 2)).toFixed(1)}`);
+    const x = (index) => (index * width) / (history.length - 1);
+    const y = (value) => height - 1 - (value / top) * (height - 2);
+    const points = history.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
+    const most = count(Math.max(...history));
     return h("svg", { class: "dpc-plot", viewBox: `0 0 ${width} ${height}`, width, height, role: "img",
-      "aria-label": t("Tokens a second over the last minute: now %1, at most %2", count(now), count(Math.max(...history))) },
-      h("polyline", { points: points.join(" ") }));
+      "aria-label": t("Tokens a second over the last minute: now %1, at most %2", count(now), most) },
+      h("polyline", { points }));
   }
 
   function drawToday() {
@@ -179,7 +187,9 @@ export function nodePanel(el, client, t) {
     const cell = (value) => h("td", { class: /^[\d,.]+( s)?$/.test(value) ? "dpc-number" : null }, h("bdi", {}, value));
     return h("div", { class: "dpc-usage" },
       h("label", { class: "dpc-fact" }, t("Over"), " ",
-        h("select", { class: "dpc-input", value: String(days), onchange: (event) => loadUsage(event.currentTarget.value) },
+        h("select", {
+          class: "dpc-input", value: String(days), onchange: ({ currentTarget }) => loadUsage(currentTarget.value),
+        },
           SPANS.map(([value, label]) => h("option", { value: String(value) }, t(label))))),
       usage.rows.length === 0 ? h("p", { class: "dpc-fact" }, t("Nothing was used.")) :
         h("div", { class: "dpc-scroll", tabindex: 0, role: "region", "aria-label": t("Usage") },

@@ -75,7 +75,9 @@ export class Sidebar extends Widget {
       case 'connecting':
         return [h('p', { role: 'status' }, t('Waiting for the kernel…'))];
       default:
-        return [h('p', null, t('Open a Python notebook to see its node: whose machines it can ask, and who asks this one.'))];
+        return [
+          h('p', null, t('Open a Python notebook to see its node: whose machines it can ask, and who asks this one.'))
+        ];
     }
   }
 

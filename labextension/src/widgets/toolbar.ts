@@ -67,6 +67,7 @@ export class HostButton extends Widget {
       phase === 'none' || (phase === 'connecting' && !state.chosen) || (phase === 'absent' && !this._offers)
     );
     const label = choiceLabel(phase, state, t);
+    const shape = (phase === 'live' && chosenHost(state)?.state) || 'unreachable';
     const tooltip = choiceTooltip(phase, state, note, t);
     update(this.node, [
       h(
@@ -78,7 +79,7 @@ export class HostButton extends Widget {
           title: tooltip,
           onclick: () => void this.open()
         },
-        mark(phase === 'live' ? (chosenHost(state)?.state ?? 'unreachable') : 'unreachable', stateName(phase, state, t)),
+        mark(shape, stateName(phase, state, t)),
         h('span', { class: 'dpc-lab-label' }, label),
         note ? h('span', { role: 'img', 'aria-label': note }, '⚠') : null,
         phase === 'live' ? h('span', { 'aria-hidden': 'true' }, '▾') : null
