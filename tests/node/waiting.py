@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 
 
 async def until(happened: Callable[[], object], within_s: float = PATIENCE_S) -> float:
