@@ -12,6 +12,7 @@ import type { Phase } from './wording';
 const RPC = 'dpc.rpc';
 const EVENTS = 'dpc.events';
 const SUBSHELL_MS = 2000;
+const LOST_MS = 5000;
 const LOAD = '%load_ext dpc_jupyter';
 
 /**
@@ -98,7 +99,16 @@ export class KernelLink implements IDisposable {
       const onClose = () => !stale() && this._onAbsent();
       await this._open(kernel, EVENTS, onClose, onMessage);
       // The kernel knows now whom to answer, and the client's state is no longer that of the kernel before.
+      // A kernel that restarts may lose the opening, and then nothing more would come.
+      const lost = setInterval(() => {
+        if (stale()) {
+          clearInterval(lost);
+        } else if (kernel.status === 'idle') {
+          void this.connect();
+        }
+      }, LOST_MS);
       await state.promise;
+      clearInterval(lost);
       const rpc = stale() ? null : await this._open(kernel, RPC, onClose);
       if (!stale()) {
         this._rpc = rpc;

@@ -24,6 +24,8 @@ class Kernel {
   calls: any[] = [];
   executed: string[] = [];
   installed = true;
+  status = 'idle';
+  hears = true;
   unreachable = false;
   state = {
     chosen: { id: 'local', name: 'this machine', model: null as string | null },
@@ -40,6 +42,9 @@ class Kernel {
       onMsg: (_: any) => undefined,
       onClose: () => undefined,
       open: (data: any) => {
+        if (!this.hears) {
+          return { done: settle() };
+        }
         if (!this.loaded) {
           comm.onClose();
           comm.isDisposed = true;
@@ -167,6 +172,26 @@ describe('the link to a kernel', () => {
     kernel.loaded = false;
     session.statusChanged.emit('idle');
     await phase(link, 'absent');
+  });
+
+  it('is opened anew where a kernel that restarts lost the opening, once that kernel is idle', async () => {
+    vi.useFakeTimers();
+    try {
+      const kernel = new Kernel();
+      Object.assign(kernel, { hears: false, status: 'busy' });
+      const link = kept(new KernelLink(sessionOf(kernel), t));
+      await vi.advanceTimersByTimeAsync(6000);
+      kernel.hears = true;
+      await vi.advanceTimersByTimeAsync(6000);
+      expect([link.phase, kernel.open.length]).toEqual(['connecting', 0]);
+      kernel.status = 'idle';
+      await vi.advanceTimersByTimeAsync(6000);
+      expect([link.phase, kernel.open.length]).toEqual(['live', 2]);
+      await vi.advanceTimersByTimeAsync(60000);
+      expect(kernel.open).toHaveLength(2);
+    } finally {
+      vi.useRealTimers();
+    }
   });
 
   it('is opened anew after a broken connection and with another kernel', async () => {

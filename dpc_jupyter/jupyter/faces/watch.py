@@ -42,7 +42,7 @@ T = TypeVar("T")
 _RATE_SAMPLES = 60
 _USAGE_EVERY_S = 2.0
 _FILE_EVERY_S = 0.5
-_IDENTITY_EVERY_S = 3600.0
+_IDENTITY_EVERY_S = 5.0
 # What peers say of their queues; a request tells its own place by itself, this is for choosing a host.
 _LOAD_EVERY_S = 3.0
 # An engine that hangs is asked for a second; what it listed last is shown meanwhile.
