@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from dpc_jupyter.errors import AccessDenied, DpcError, InvalidRequest, ModelNotFound
 from dpc_jupyter.firewall import Rules
+from dpc_jupyter.firewall.grants import Models
 from dpc_jupyter.ledger import Entry, Usage
 from dpc_jupyter.node.answer import Answer
 from dpc_jupyter.protocol.messages import Options, ProviderInfo, RemoteInferenceStatus
@@ -21,6 +23,7 @@ IMAGE_LIMIT_BYTES = 700_000
 # Whole addresses fit: a host name has up to 253 letters.
 _CELL_CHARS = 400
 _NAMES_SHOWN = 8
+PAUSED = "Sharing is paused: what runs goes on, new requests are refused. %dpc_firewall resume ends that."
 _IMAGE_STARTS = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
 
@@ -165,28 +168,43 @@ def with_models(error: DpcError, answer: Answer, models: Sequence[ProviderInfo])
 
 def offered(host_name: str, models: Sequence[ProviderInfo], own_node_id: str) -> str:
     """What a host lets us use, or what to do when that is nothing."""
-    if names := list(dict.fromkeys(map(model_name, models))):
-        more = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-        return f"{host_name} lets you use: {', '.join(names[:_NAMES_SHOWN])}{more}."
+    if models:
+        return f"{host_name} lets you use: {_some(model.model for model in models)}."
     return f"{host_name} has not let you in yet. Send its owner your node id: {own_node_id}"
 
 
-def allow_command(command: str, node_id: str, entry: Mapping[str, Any]) -> str:
-    """The exact command that grants a pending request; where a stranger's text is no plain word, a gap to fill in."""
+def _some(names: Iterable[str]) -> str:
+    each = list(dict.fromkeys(label(name, 128) for name in names))
+    more = f" and {len(each) - _NAMES_SHOWN} more" if len(each) > _NAMES_SHOWN else ""
+    return ", ".join(each[:_NAMES_SHOWN]) + more
+
+
+def allow_command(command: str, node_id: str, entry: Mapping[str, Any], rules: Rules) -> str:
+    """The exact command that grants a pending request; where a stranger's text is no plain word, a gap to fill in.
+
+    A node that has a name here keeps it, whatever it calls itself.
+    """
     words = [command, "allow", node_id]
     for flag, key, gap in (("--name", "name", "NAME"), ("--model", "model", "MODEL")):
-        if text := label(str(entry.get(key) or ""), 128):
+        text = label(str(entry.get(key) or ""), 128)
+        if text and not (key == "name" and _given_name(node_id, rules)):
             words += [flag, text if is_word(text) else gap]
     return " ".join([*words, "--expires", "7d"])
 
 
-def asked_for(node_id: str, entry: Mapping[str, Any], now: float) -> str:
+def asked_for(node_id: str, entry: Mapping[str, Any], rules: Rules, now: float) -> str:
     """A pending request: ``erin (dpc-node-…) asked for llama3-70b 3 min ago and was refused. Let it in:``."""
-    name, model = label(str(entry.get("name") or "")), label(str(entry.get("model") or ""), 128)
+    name = label(_given_name(node_id, rules) or str(entry.get("name") or ""))
+    model = label(str(entry.get("model") or ""), 128)
     when = entry.get("when")
     since = f" {ago(now - when)}" if isinstance(when, int | float) else ""
     who = f"{name} ({node_id})" if name else node_id
     return f"{who} asked for {model or 'any model'}{since} and was refused. Let it in:"
+
+
+def _given_name(node_id: str, rules: Rules) -> str:
+    name = rules.name_of(node_id)
+    return "" if name == node_id else name
 
 
 def ago(seconds: float) -> str:
@@ -197,8 +215,17 @@ def ago(seconds: float) -> str:
     return "just now"
 
 
-def let_in(document: Mapping[str, Any], rules: Rules) -> list[tuple[str, str, str, str, str]]:
+def sharing(rules: Rules) -> str:
+    """Whether this machine takes requests of those whom it lists, and what changes that."""
+    if rules.enabled:
+        return PAUSED if rules.paused else "Sharing is on."
+    off = "Sharing is off: nobody is let in. %dpc_firewall on turns it on."
+    return f"{off} It is paused, too." if rules.paused else off
+
+
+def let_in(rules: Rules, now: datetime) -> list[tuple[str, str, str, str, str]]:
     """Name, node id, models, own limits and end date of all whom the access file lists, sharing or not."""
+    document = rules.document
     compute, nodes = document.get("compute", {}), document.get("nodes", {})
     groups_of: dict[str, list[str]] = {node_id: [] for node_id in compute.get("allow_nodes", [])}
     for group in compute.get("allow_groups", []):
@@ -208,15 +235,23 @@ def let_in(document: Mapping[str, Any], rules: Rules) -> list[tuple[str, str, st
     for node_id, groups in groups_of.items():
         own = nodes.get(node_id, {})
         patterns = own.get("allowed_models") or _of_groups(document, groups)
-        name = rules.name_of(node_id)
         until = label(str(own.get("expires", "no end")))
+        until = f"ended {until}" if rules.has_ended(node_id, now) else until
         limits = ", ".join(f"{field}={value}" for field, value in own.get("limits", {}).items() if field[0] != "_")
-        shown = label(name) if name != node_id else ""
-        rows.append((shown, node_id, label(", ".join(patterns) or "all", 200), label(limits, 200), until))
+        name = label(_given_name(node_id, rules))
+        rows.append((name, node_id, label(", ".join(patterns) or "all", 200), label(limits, 200), until))
     return rows
 
 
-def allowed(document: Mapping[str, Any], rules: Rules, node_id: str, named: Sequence[str] = ()) -> str:
+def let_in_line(rules: Rules, now: datetime) -> str:
+    """Who `let_in` are, and for what: ``dave (llama3.1:8b); erin (ended 2026-01-31)``."""
+    return "; ".join(
+        f"{name or node_id} ({until if rules.has_ended(node_id, now) else models})"
+        for name, node_id, models, _, until in let_in(rules, now)
+    )
+
+
+def allowed(rules: Rules, now: datetime, node_id: str, named: Sequence[str] = ()) -> str:
     """What holds for a node after an edit: ``dave may use llama3.1:8b, until 2027-01-31.``.
 
     Parameters
@@ -224,18 +259,45 @@ def allowed(document: Mapping[str, Any], rules: Rules, node_id: str, named: Sequ
     named : sequence of str
         The models that the edit named; if the node holds others too, the sentence says why and how to take them.
     """
-    for name, listed, models, limits, until in let_in(document, rules):
+    for name, listed, models, limits, until in let_in(rules, now):
         if listed == node_id:
             who = name or node_id
+            if rules.has_ended(node_id, now):
+                return f"The access of {who} {until}: --expires 7d gives it a new end."
             sentence = f"{who} may use {'all models' if models == 'all' else models}"
             sentence += f"{'' if rules.enabled else ' once sharing is on'}, until {until}"
             sentence += f", with {limits}." if limits else "."
-            held = document.get("nodes", {}).get(node_id, {}).get("allowed_models", [])
+            held = rules.document.get("nodes", {}).get(node_id, {}).get("allowed_models", [])
             if not named or set(held) <= set(named):
                 return sentence
             word = who if is_word(who) else node_id
             return f"{sentence} Models are added to those that it had; %dpc_firewall deny {word} MODEL takes one away."
     return f"{node_id} is not let in."
+
+
+def doubts(before: Mapping[str, Any], models: Sequence[str], group: str | None, here: Sequence[str]) -> list[str]:
+    """What of a permission looks misspelt, though it may be meant: engines can be down, and groups new.
+
+    Parameters
+    ----------
+    before : mapping
+        The access file without the permission.
+    models, group
+        What was typed.
+    here : sequence of str
+        Models that this machine's engines have now; without any, nothing is said of models.
+    """
+    said = []
+    for pattern in models:
+        if here and not any(name in Models.of([pattern]) for name in here):
+            near = get_close_matches(pattern, here, 1)
+            hint = f"did you mean {label(near[0], 128)}?" if near else f"there is: {_some(here)}."
+            said.append(f"No engine here has {label(pattern, 128)} now; {hint}")
+    groups = [*before.get("compute", {}).get("allow_groups", []), *before.get("node_groups", {})]
+    if group is not None and group not in groups:
+        others = _some(each for each in groups if not each.startswith("_"))
+        said.append(f"Group {label(group, 128)} is new." + (f" There were: {others}." if others else ""))
+    return said
 
 
 def _of_groups(document: Mapping[str, Any], groups: Iterable[str]) -> list[str]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 import json
@@ -18,6 +19,7 @@ from running_host import COMMAND, FORBIDDEN, RunningHost, let_in, serving, weigh
 
 from dpc_jupyter import firewall
 from dpc_jupyter.backends.registry import Registry
+from dpc_jupyter.cli import firewall as firewall_command
 from dpc_jupyter.cli.main import _cell
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.thread import BackgroundNode
@@ -195,6 +197,14 @@ def test_serve_prints_its_address_alone_and_says_what_is_missing(home: Home) -> 
     with serving(home, "--share") as host:
         until_in_thread(lambda: "No model can be asked" in host.log.read_text())
         assert "Nobody is let in yet: dpc-jupyter firewall allow NODE_ID" in host.log.read_text()
+        assert "paused" not in host.log.read_text()
+    home.edit_access(lambda document: firewall.set_paused(document, True))
+    home.edit_access(lambda document: firewall.allow(document, DAVE, name="dave", expires="2020-01-31"))
+    with serving(home) as host:
+        until_in_thread(lambda: "No model can be asked" in host.log.read_text())
+        said = host.log.read_text()
+    assert "Sharing is paused: what runs goes on, new requests are refused. dpc-jupyter firewall resume ends" in said
+    assert "Let in: dave (ended 2020-01-31)" in said
 
 
 def test_serve_tells_of_a_stranger_with_the_command_that_lets_it_in(cli: Cli, home: Home, tmp_path: Path) -> None:
@@ -249,9 +259,53 @@ def test_firewall_round_trip(cli: Cli) -> None:
     assert cli("firewall", "explain", "dave", "abc").stdout.startswith("yes: ")
     assert "allowed_models of dave: a*" in cli("firewall", "explain", "dave", "xyz").stdout
     assert cli("firewall", "deny", "dave").stdout.startswith("no: ")
+    paused = cli("firewall", "pause").stdout
+    assert paused == (
+        "Sharing is paused: what runs goes on, new requests are refused. dpc-jupyter firewall resume ends that.\n"
+    )
+    assert cli("firewall", "show").stdout.startswith(paused) and cli("firewall", "on").stdout == paused
+    assert cli("firewall", "resume").stdout == "Sharing is on.\n"
     assert cli("firewall", "off").stdout == "Sharing is off.\n"
     assert cli("firewall", "pending").stdout == "Nobody has asked and been refused.\n"
     assert "No node is called 'zoe' here" in one_red_line(cli("firewall", "allow", "zoe"))
+
+
+def test_a_permission_for_what_is_not_there_is_given_and_doubted(cli: Cli, home: Home) -> None:
+    write_providers(home)
+    said = cli("firewall", "allow", DAVE, "--name", "dave", "--model", "smollm:135m", "--group", "lab").stdout
+    assert said.startswith("dave may use smollm:135m once sharing is on, until no end.\nno: ")
+    assert said.splitlines()[2:] == [
+        "No engine here has smollm:135m now; did you mean smollm2:135m?",
+        "Group lab is new.",
+    ]
+    assert len(cli("firewall", "allow", "dave", "--model", "smollm2:135m", "--group", "lab").stdout.splitlines()) == 2
+
+
+def test_a_permission_waits_for_no_engine(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def silent(home: Home) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(firewall_command, "engines", silent)
+    monkeypatch.setattr(firewall_command, "_LOOK_S", 0.05)
+    assert firewall_command._models_here(home) == []
+    home.path.mkdir(0o700)
+    (home.path / "providers.json").touch(0o600)
+    monkeypatch.undo()
+    assert firewall_command._models_here(home) == [], "a fault of another file is no fault of the permission"
+
+
+def test_an_ended_permission_is_shown_as_ended(cli: Cli, home: Home) -> None:
+    no_model(home)
+    home.edit_access(lambda document: firewall.set_enabled(document, True))
+    home.edit_access(lambda document: firewall.set_paused(document, True))
+    home.edit_access(lambda document: firewall.allow(document, DAVE, name="dave", expires="2020-01-31"))
+    assert re.search(r"^dave .* ended 2020-01-31$", cli("firewall", "show").stdout, re.MULTILINE)
+    found = cli("doctor").stdout
+    assert re.search(r"warn +access +the access of dave ended 2020-01-31: `dpc-jupyter firewall allow dave ", found)
+    assert re.search(r"warn +access +sharing is on for nobody", found) and "dave (all)" not in found
+    assert re.search(r"warn +access +sharing is paused.*`dpc-jupyter firewall resume`", found)
+    home.edit_access(lambda document: firewall.allow(document, DAVE, expires="never"))
+    assert re.search(r"ok +access +dave \(all\)", cli("doctor").stdout)
 
 
 def test_an_invalid_access_file_is_named_with_its_line(cli: Cli, home: Home) -> None:
@@ -319,6 +373,7 @@ def test_help_lists_every_command(cli: Cli) -> None:
     shown = cli("--help").stdout
     for command in ("demo", "serve", "ask", "peers", "models", "usage", "firewall", "doctor", "id"):
         assert re.search(rf"\b{command}\b", shown)
+    assert "may ask" not in cli("peers", "--help").stdout, "it lists whom this machine has reached, and nobody else"
 
 
 def test_text_of_a_peer_in_a_csv_is_no_command_and_no_formula() -> None:

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from dpc_jupyter.errors import AccessDenied, DpcError, InvalidRequest, ModelNotFound, Revoked
-from dpc_jupyter.firewall import Rules, allow, dumps
+from dpc_jupyter.firewall import Document, Rules, allow, dumps, set_enabled, set_paused
 from dpc_jupyter.ledger import Entry
 from dpc_jupyter.node.answer import Answer, AnswerTimings, Usage
 from dpc_jupyter.protocol.messages import ProviderInfo, RemoteInferenceStatus
@@ -13,18 +15,26 @@ from dpc_jupyter.wording import (
     allowed,
     asked_for,
     columns,
+    doubts,
     duration,
     let_in,
+    let_in_line,
     offered,
     ordinal,
     provenance,
     request_line,
     sampling,
+    sharing,
     waiting,
     with_models,
 )
 
 ANNA, BOB, CAROL = (f"dpc-node-{digit * 32}" for digit in "abc")
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
+
+
+def rules(document: Document) -> Rules:
+    return Rules.parse(dumps(document))
 
 
 def test_a_request_in_line_says_its_place() -> None:
@@ -59,15 +69,22 @@ def test_durations_have_as_many_digits_as_tell_something() -> None:
     "hostile", ["x'; rm -rf ~", "$(reboot)", "{__import__('os')}", "a b", "--model", "*", "llama*"]
 )
 def test_a_strangers_text_is_in_a_command_only_if_nothing_can_read_more_into_it(hostile: str) -> None:
-    command = allow_command("dpc-jupyter firewall", ANNA, {"name": hostile, "model": hostile})
+    command = allow_command("dpc-jupyter firewall", ANNA, {"name": hostile, "model": hostile}, Rules())
     assert command == f"dpc-jupyter firewall allow {ANNA} --name NAME --model MODEL --expires 7d"
-    plainly = allow_command("%dpc_firewall", ANNA, {"name": "erin", "model": "llama3.1:8b"})
+    plainly = allow_command("%dpc_firewall", ANNA, {"name": "erin", "model": "llama3.1:8b"}, Rules())
     assert plainly == f"%dpc_firewall allow {ANNA} --name erin --model llama3.1:8b --expires 7d"
 
 
 def test_a_pending_request_says_who_asked_for_what_and_when() -> None:
     entry = {"name": "erin", "model": "m", "when": 0.0}
-    assert asked_for(ANNA, entry, 180).startswith(f"erin ({ANNA}) asked for m 3 min")
+    assert asked_for(ANNA, entry, Rules(), 180).startswith(f"erin ({ANNA}) asked for m 3 min")
+
+
+def test_whoever_has_a_name_here_is_called_so_and_keeps_it_whatever_it_calls_itself() -> None:
+    here, entry = rules({"nodes": {ANNA: {"name": "anna"}}}), {"name": "bob", "model": "m"}
+    assert asked_for(ANNA, entry, here, 180).startswith(f"anna ({ANNA}) asked for m")
+    assert allow_command("%dpc_firewall", ANNA, entry, here) == f"%dpc_firewall allow {ANNA} --model m --expires 7d"
+    assert "--name bob" in allow_command("%dpc_firewall", BOB, entry, here)
 
 
 def test_everybody_who_is_listed_is_shown_with_what_holds_for_them() -> None:
@@ -80,11 +97,56 @@ def test_everybody_who_is_listed_is_shown_with_what_holds_for_them() -> None:
             CAROL: {"allowed_models": ["x"]},
         },
     }
-    assert let_in(document, Rules.parse(dumps(document))) == [
+    assert let_in(rules(document), NOW) == [
         ("anna", ANNA, "all", "running=1, queued=2", "2030-01-01"),
         ("", BOB, "m*", "", "no end"),
         ("", CAROL, "x", "", "no end"),
     ]
+
+
+def test_whose_access_has_ended_is_shown_so_sharing_or_not() -> None:
+    document = allow(allow({}, ANNA, name="anna", models=["a"], expires="2026-11-21"), BOB, models=["a"])
+    for on in (True, False):
+        found = rules(set_enabled(document, on))
+        assert [until for *_, until in let_in(found, NOW)] == ["ended 2026-11-21", "no end"]
+        assert let_in_line(found, NOW) == f"anna (ended 2026-11-21); {BOB} (a)"
+        assert allowed(found, NOW, ANNA) == "The access of anna ended 2026-11-21: --expires 7d gives it a new end."
+    assert let_in_line(found, datetime(2026, 11, 21, 23, tzinfo=UTC)) == f"anna (a); {BOB} (a)", "its day still counts"
+
+
+def test_sharing_is_on_paused_or_off() -> None:
+    on = set_enabled({}, True)
+    assert sharing(rules(on)) == "Sharing is on."
+    assert sharing(rules(set_paused(on, True))) == (
+        "Sharing is paused: what runs goes on, new requests are refused. %dpc_firewall resume ends that."
+    )
+    off = "Sharing is off: nobody is let in. %dpc_firewall on turns it on."
+    assert [sharing(Rules()), sharing(rules(set_paused({}, True)))] == [off, f"{off} It is paused, too."]
+
+
+@pytest.mark.parametrize(
+    ("typed", "here", "said"),
+    [
+        (["lama3"], ["llama3", "qwen3"], ["No engine here has lama3 now; did you mean llama3?"]),
+        (["gpt"], ["llama3", "qwen3"], ["No engine here has gpt now; there is: llama3, qwen3."]),
+        (
+            ["lama*", "qwen*", "*", "llama3"],
+            ["llama3", "qwen3"],
+            ["No engine here has lama* now; did you mean llama3?"],
+        ),
+        (["lama3"], [], []),
+        (["x\x1b[2J"], ["a\x1b[31mb"], ["No engine here has x now; there is: ab."]),
+    ],
+)
+def test_a_model_that_no_engine_has_is_doubted(typed: list[str], here: list[str], said: list[str]) -> None:
+    assert doubts({}, typed, None, here) == said
+
+
+def test_a_group_that_nobody_named_before_is_new() -> None:
+    before = {"compute": {"allow_groups": ["lab"]}, "node_groups": {"guests": [], "_note": "theirs"}}
+    assert doubts(before, [], "lab2", []) == ["Group lab2 is new. There were: lab, guests."]
+    assert doubts({}, [], "lab2", []) == ["Group lab2 is new."]
+    assert doubts(before, [], "guests", []) == doubts(before, [], None, []) == []
 
 
 def test_a_line_of_a_table_is_as_long_as_it_must_be_and_safe() -> None:
@@ -174,12 +236,12 @@ def test_many_models_are_counted_and_not_all_named() -> None:
 
 def test_adding_a_model_says_that_the_others_stay() -> None:
     document = allow({}, ANNA, name="anna", models=["a"])
-    sentence = allowed(document, Rules.parse(dumps(document)), ANNA, ["a"])
+    sentence = allowed(rules(document), NOW, ANNA, ["a"])
     assert sentence == "anna may use a once sharing is on, until no end."
     document["compute"]["enabled"] = True
-    assert allowed(document, Rules.parse(dumps(document)), ANNA, ["a"]) == "anna may use a, until no end."
+    assert allowed(rules(document), NOW, ANNA, ["a"]) == "anna may use a, until no end."
     document = allow(document, ANNA, models=["b*"])
-    assert allowed(document, Rules.parse(dumps(document)), ANNA, ["b*"]) == (
+    assert allowed(rules(document), NOW, ANNA, ["b*"]) == (
         "anna may use a, b*, until no end. Models are added to those that it had; "
         "%dpc_firewall deny anna MODEL takes one away."
     )

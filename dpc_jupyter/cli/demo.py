@@ -36,7 +36,7 @@ _CELL_LIMIT_S = 120
 
 
 def demo(
-    lab: Annotated[bool, typer.Option("--lab", help="Keep the host, and open JupyterLab beside it.")] = False,
+    lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab beside two hosts instead, until Ctrl-C.")] = False,
 ) -> None:
     """Run a host and the quickstart notebook on this machine, in ./.demo, and show what passed between them."""
     # Both end the host and JupyterLab too, even where a shell in the background has made us ignore Ctrl-C.

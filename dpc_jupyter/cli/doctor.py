@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 import typer
@@ -16,7 +17,7 @@ from dpc_jupyter.cli.models import engines, to_fetch
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.directory import is_node_id
-from dpc_jupyter.sanitize import label
+from dpc_jupyter.sanitize import is_word, label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 from dpc_jupyter.wording import let_in
 
@@ -105,14 +106,23 @@ def _access(home: Home) -> Iterator[Finding]:
     if rules.error:
         yield Finding("fail", "access", rules.error)
         return
-    document = home.access_document()
-    for node_id in dict.fromkeys([*(listed for _, listed, *_ in let_in(document, rules)), *document.get("nodes", {})]):
+    document, now = rules.document, datetime.now(UTC)
+    rows = let_in(rules, now)
+    for node_id in dict.fromkeys([*(listed for _, listed, *_ in rows), *document.get("nodes", {})]):
         if not (is_node_id(node_id) or node_id.startswith("_")):
             whole = "a node id is dpc-node- and 32 hex digits, as its owner sees it in %dpc_status"
             yield Finding("warn", "access", f"{label(node_id, 128)} can never be anybody: {whole}")
+    for name, node_id, _, _, until in rows:
+        if rules.has_ended(node_id, now):
+            word = name if is_word(name) else node_id
+            cure = f"`dpc-jupyter firewall allow {word} --expires 7d` renews it, or: `... deny {word}`"
+            yield Finding("warn", "access", f"the access of {name or node_id} {until}: {cure}")
+    if rules.enabled and rules.paused:
+        yield Finding("warn", "access", "sharing is paused, new requests are refused: `dpc-jupyter firewall resume`")
+    held = [(name or node_id, models) for name, node_id, models, *_ in rows if not rules.has_ended(node_id, now)]
     if not rules.enabled:
         yield Finding("ok", "access", "sharing is off: nobody can ask this node; `dpc-jupyter firewall on` turns it on")
-    elif rows := let_in(document, rules):
-        yield Finding("ok", "access", "; ".join(f"{name or node_id} ({models})" for name, node_id, models, *_ in rows))
+    elif held:
+        yield Finding("ok", "access", "; ".join(f"{who} ({models})" for who, models in held))
     else:
         yield Finding("warn", "access", "sharing is on for nobody: dpc-jupyter firewall allow NODE_ID --name NAME")

@@ -2,35 +2,41 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
-from dpc_jupyter.cli.console import home_of, in_cli_words, out, show_table
-from dpc_jupyter.errors import ConfigError
+from dpc_jupyter.cli.console import home_of, in_cli_words, out, run, show_table
+from dpc_jupyter.cli.models import engines
+from dpc_jupyter.errors import ConfigError, DpcError
+from dpc_jupyter.home import Home
 from dpc_jupyter.node.access import Access
-from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, let_in
+from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, doubts, let_in, sharing
 
 app = typer.Typer(no_args_is_help=True, help="Who may use this machine's models.")
 Who = Annotated[str, typer.Argument(help="A node id, or a name in the access file.")]
 _MODEL_HELP = (
     "A model that it may use, * at the end for a family; may be repeated. It is added to those that were allowed "
-    "before; without any, all may be used."
+    "before; without any, a new node may use all."
 )
 _LIMIT_HELP = "running, queued, requests_per_minute or tokens_per_day; may be repeated."
+_LOOK_S = 1.0
 Model = Annotated[str | None, typer.Argument(help="This model alone.")]
 
 
 @app.command()
 def show(ctx: typer.Context) -> None:
-    """Show whom the access file lets in."""
+    """Show whether sharing is on, and whom the access file lets in."""
     home = home_of(ctx)
     rules = home.read_access()
     if rules.error:
         raise ConfigError(f"Nobody is let in: {rules.error}")
-    out.print("Sharing is on." if rules.enabled else "Sharing is off. Turn it on: dpc-jupyter firewall on")
-    if rows := let_in(home.access_document(), rules):
+    _print(sharing(rules))
+    if rows := let_in(rules, datetime.now(UTC)):
         show_table(LET_IN_HEAD, rows)
     else:
         out.print("Nobody is listed yet: dpc-jupyter firewall allow NODE_ID --name NAME")
@@ -39,8 +45,9 @@ def show(ctx: typer.Context) -> None:
 @app.command()
 def on(ctx: typer.Context) -> None:
     """Turn sharing on for those whom the access file lists."""
-    Access(home_of(ctx)).set_sharing(True)
-    out.print("Sharing is on.")
+    access = Access(home_of(ctx))
+    access.set_sharing(True)
+    _print(sharing(access.rules))
 
 
 @app.command()
@@ -48,6 +55,22 @@ def off(ctx: typer.Context) -> None:
     """Turn sharing off; what runs for peers is stopped."""
     Access(home_of(ctx)).set_sharing(False)
     out.print("Sharing is off.")
+
+
+@app.command()
+def pause(ctx: typer.Context) -> None:
+    """Take nothing new from peers until resume; what runs goes on, and what waits keeps its place."""
+    access = Access(home_of(ctx))
+    access.set_paused(True)
+    _print(sharing(access.rules))
+
+
+@app.command()
+def resume(ctx: typer.Context) -> None:
+    """End a pause."""
+    access = Access(home_of(ctx))
+    access.set_paused(False)
+    _print(sharing(access.rules))
 
 
 @app.command()
@@ -62,10 +85,12 @@ def allow(
 ) -> None:
     """Let a node in, or change its terms."""
     access = Access(home_of(ctx))
-    models, limits = tuple(model or ()), tuple(limit or ())
+    models, limits, before = tuple(model or ()), tuple(limit or ()), access.rules.document
     node_id = access.allow(who, name=name, models=models, group=group, expires=expires, limits=limits)
-    _print(allowed(home_of(ctx).access_document(), access.rules, node_id, model or ()))
+    _print(allowed(access.rules, datetime.now(UTC), node_id, models))
     _print(access.explain(node_id).reason)
+    for doubt in doubts(before, models, group, _models_here(home_of(ctx)) if models else ()):
+        _print(doubt)
 
 
 @app.command()
@@ -84,11 +109,26 @@ def explain(ctx: typer.Context, who: Who, model: Model = None) -> None:
 @app.command()
 def pending(ctx: typer.Context) -> None:
     """List who asked and was refused, with the command that lets each in."""
-    asked = Access(home_of(ctx)).pending()
+    access = Access(home_of(ctx))
+    asked = access.pending()
     for node_id, entry in asked.items():
-        _print(f"{asked_for(node_id, entry, time.time())} {allow_command('dpc-jupyter firewall', node_id, entry)}")
+        who = asked_for(node_id, entry, access.rules, time.time())
+        _print(f"{who} {allow_command('dpc-jupyter firewall', node_id, entry, access.rules)}")
     if not asked:
         out.print("Nobody has asked and been refused.")
+
+
+def _models_here(home: Home) -> list[str]:
+    """Of the engines that answer at once: nothing of a permission waits for them."""
+
+    async def look() -> list[str]:
+        async with asyncio.timeout(_LOOK_S):
+            offers, _ = await engines(home)
+        return [model.name for _, model in offers]
+
+    with contextlib.suppress(DpcError, TimeoutError):
+        return run(look())
+    return []
 
 
 def _print(sentence: str) -> None:

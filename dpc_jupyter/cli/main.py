@@ -64,7 +64,7 @@ def show_id(ctx: typer.Context) -> None:
 
 @app.command()
 def peers(ctx: typer.Context) -> None:
-    """List the peers that were reached before, and who may ask this machine."""
+    """List the peers that this machine has reached, and their last addresses."""
     home = home_of(ctx)
     rules: Rules = home.read_access()
     directory = Directory(home, lambda: rules)
@@ -84,7 +84,7 @@ def usage(
     as_csv: Annotated[bool, typer.Option("--csv", help="Every request as a line of CSV.")] = False,
     days: Annotated[float | None, typer.Option(help="Only the last N days.")] = None,
 ) -> None:
-    """Show who used what: peers here, and you elsewhere. Prompts are never kept."""
+    """Show who used what: peers here, and you here and elsewhere. Prompts are never kept."""
     home = home_of(ctx)
     since = None if days is None else time.time() - days * 86_400
     ledger = Ledger(home.ledger_path)

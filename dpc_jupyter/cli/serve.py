@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import time
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -20,7 +20,7 @@ from dpc_jupyter.node.core_service import STRANGER_REQUEST_EVERY_S, CoreService
 from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.transports.tls import DEFAULT_PORT
-from dpc_jupyter.wording import allow_command, asked_for, let_in, model_name, request_line
+from dpc_jupyter.wording import PAUSED, allow_command, asked_for, let_in_line, model_name, request_line
 
 _ALLOW = "dpc-jupyter firewall"
 
@@ -62,12 +62,14 @@ async def _serve(home: Home, listen: tuple[str, int], name: str | None, share: b
 
 async def _tell_what_is_shared(service: CoreService) -> None:
     rules = service.access.rules
+    if rules.enabled and rules.paused:
+        say(in_cli_words(PAUSED), "yellow")
     if rules.error:
         say(f"Nobody is let in: {rules.error}", "yellow")
     elif not rules.enabled:
         say(f"Sharing is off: nobody can ask this node. Turn it on: {_ALLOW} on", "yellow")
-    elif rows := let_in(service.home.access_document(), rules):
-        say("Let in: " + "; ".join(f"{name or node_id} ({models})" for name, node_id, models, *_ in rows))
+    elif who := let_in_line(rules, datetime.now(UTC)):
+        say(f"Let in: {who}")
     else:
         say(f"Nobody is let in yet: {_ALLOW} allow NODE_ID --name NAME", "yellow")
     if models := await service.models():
@@ -75,7 +77,7 @@ async def _tell_what_is_shared(service: CoreService) -> None:
     else:
         say("No model can be asked now. See why: dpc-jupyter doctor", "yellow")
     for node_id, entry in service.access.pending().items():
-        say(f"{asked_for(node_id, entry, time.time())} {allow_command(_ALLOW, node_id, entry)}")
+        say(f"{asked_for(node_id, entry, rules, time.time())} {allow_command(_ALLOW, node_id, entry, rules)}")
 
 
 class RequestLog:
@@ -106,8 +108,9 @@ class RequestLog:
         self._told_at = time.monotonic()
         claimed = next((peer.name for peer in self._service.peers() if peer.node_id == entry.peer), "")
         asked = {"name": claimed, "model": entry.model, "when": entry.started_at}
-        _say_now(asked_for(entry.peer, asked, time.time()))
-        say(f"         {allow_command(_ALLOW, entry.peer, asked)}")
+        rules = self._service.access.rules
+        _say_now(asked_for(entry.peer, asked, rules, time.time()))
+        say(f"         {allow_command(_ALLOW, entry.peer, asked, rules)}")
 
 
 def _log(event: NodeEvent) -> None:

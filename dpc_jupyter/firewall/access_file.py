@@ -107,7 +107,13 @@ _LIMITS: Mapping[str | _Leaf, _Shape] = {
     "queued": _count(0, 1024),
 }
 _TERMS: Mapping[str | _Leaf, _Shape] = {"allowed_models": [_MODEL], "limits": _LIMITS}
-_COMPUTE: Mapping[str | _Leaf, _Shape] = {"enabled": _FLAG, "allow_groups": [GROUP], "allow_nodes": [NODE], **_TERMS}
+_COMPUTE: Mapping[str | _Leaf, _Shape] = {
+    "enabled": _FLAG,
+    "paused": _FLAG,
+    "allow_groups": [GROUP],
+    "allow_nodes": [NODE],
+    **_TERMS,
+}
 _SECTIONS: Mapping[str, _Shape] = {
     "compute": _COMPUTE,
     "node_groups": {GROUP: [NODE]},

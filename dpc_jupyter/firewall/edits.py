@@ -110,8 +110,17 @@ def deny(document: Mapping[str, Any], node_id: str, model: str | None = None) ->
 
 def set_enabled(document: Mapping[str, Any], enabled: bool) -> Document:
     """Turn sharing on or off for everybody."""
+    return _switched(document, "enabled", enabled)
+
+
+def set_paused(document: Mapping[str, Any], paused: bool) -> Document:
+    """Pause sharing, or let it go on: what runs is not touched."""
+    return _switched(document, "paused", paused)
+
+
+def _switched(document: Mapping[str, Any], switch: str, on: bool) -> Document:
     new = check_access(deepcopy(dict(document)))
-    new.setdefault("compute", {})["enabled"] = enabled
+    new.setdefault("compute", {})[switch] = on
     return check_access(new)
 
 

@@ -29,11 +29,14 @@ class Rules:
     ----------
     enabled : bool
         ``compute.enabled``.
+    paused : bool
+        ``compute.paused``: those who are let in stay so, and what they ask for now is refused.
     error : str or None
         Why the file cannot be used; everybody is denied then.
     """
 
     enabled: bool = False
+    paused: bool = False
     error: str | None = None
     _text: str = field(default="{}", repr=False)
     _document: Document = field(default_factory=dict, repr=False)
@@ -55,6 +58,7 @@ class Rules:
         compute = document.get("compute", {})
         return cls(
             enabled=compute.get("enabled", False),
+            paused=compute.get("paused", False),
             _text=text,
             _document=document,
             _grants=compile_grants(document),
@@ -81,6 +85,11 @@ class Rules:
         """Whether sharing is on and `node_id` is listed, directly or by a group, and has not expired."""
         grant = self._grants.get(node_id)
         return self.enabled and grant is not None and (grant.expires is None or now < grant.expires)
+
+    def has_ended(self, node_id: str, now: datetime) -> bool:
+        """Whether `node_id` is listed, and its end date has passed; sharing or not."""
+        grant = self._grants.get(node_id)
+        return grant is not None and grant.expires is not None and now >= grant.expires
 
     def get_available_models_for_peer(self, node_id: str, models: Iterable[str], now: datetime) -> list[str]:
         """Those of `models` that `node_id` may run now, in their order."""
@@ -113,14 +122,22 @@ class Rules:
         return found[0] if found else None
 
     def explain(self, node_id: str, model: str | None, now: datetime) -> Decision:
-        """Decide as `can_request_inference` does (as `is_known` where `model` is None), and say why."""
+        """Decide as `can_request_inference` does (as `is_known` where `model` is None), and say why; a pause is told,
+        too.
+        """
         if self.error is not None:
             return Decision(False, f"no: {self.error}", None)
         allowed, path, words = self._deciding(node_id, model, now)
-        at = locate(self._text).get(path)
-        line = None if at is None else position(self._text, at)[0]
+        places = locate(self._text)
+
+        def line_of(path: KeyPath) -> int | None:
+            return position(self._text, places[path])[0] if path in places else None
+
+        line, answer = line_of(path), "yes" if allowed else "no"
+        if allowed and self.paused:
+            answer += f", but sharing is paused (line {line_of(('compute', 'paused'))}, compute.paused)"
         where = "" if line is None else f"line {line}, "
-        return Decision(allowed, f"{'yes' if allowed else 'no'}: {where}{words}", line)
+        return Decision(allowed, f"{answer}: {where}{words}", line)
 
     def _deciding(self, node_id: str, model: str | None, now: datetime) -> tuple[bool, KeyPath, str]:
         who, grant, compute = self.name_of(node_id), self._grants.get(node_id), self._document.get("compute", {})
@@ -133,7 +150,7 @@ class Rules:
                 words = f"{who} is in group {group}, which compute.allow_groups does not list"
                 return False, ("node_groups", group, members[group].index(node_id)), words
             return False, ("compute",), f"{who} is neither in compute.allow_nodes nor in an allowed group"
-        if grant.expires is not None and now >= grant.expires:
+        if grant.expires is not None and self.has_ended(node_id, now):
             return False, ("nodes", node_id, "expires"), f"the access of {who} ended at {grant.expires.isoformat()}"
         if model is not None and model not in grant.models:
             models = ", ".join(grant.patterns)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
+from dpc_jupyter.errors import DpcError
 from dpc_jupyter.jupyter.arguments import fill_in, parse
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
-from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, let_in
+from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, doubts, let_in, sharing
 
 ACTIONS = ("show", "on", "off", "pause", "resume", "allow", "deny", "explain", "pending")
+_LOOK_S = 1.0
 
 
 @magics_class
@@ -47,7 +52,7 @@ class AccessMagics(Magics):
     def dpc_firewall(self, line: str) -> None:
         """See and say who may use this machine's models.
 
-        A node that is allowed without --model may use all. --model may be repeated; it is added to the
+        A new node that is allowed without --model may use all. --model may be repeated; it is added to the
         models that the node was allowed before, and deny takes one away.
 
         Examples::
@@ -62,7 +67,8 @@ class AccessMagics(Magics):
             %dpc_firewall pause
             %dpc_firewall off
 
-        off stops what runs for peers; pause lets it end, and takes nothing new until resume, or until the kernel ends.
+        off stops what runs for peers; pause lets it end, and takes nothing new until resume. Both hold for every node
+        of this home.
         """
         wanted = parse(self, "dpc_firewall", line)
         for option, typed in vars(wanted).items():
@@ -72,11 +78,13 @@ class AccessMagics(Magics):
             raise UsageError(f"Who? %dpc_firewall {wanted.action} with a node id or a name; pending lists who asked.")
         if wanted.action in ("on", "off"):
             access.set_sharing(wanted.action == "on")
-            print(f"Sharing is {wanted.action}.")
+            print(sharing(access.rules) if access.rules.enabled else "Sharing is off.")
         elif wanted.action in ("pause", "resume"):
-            self._pause(wanted.action == "pause")
+            access.set_paused(wanted.action == "pause")
+            print(sharing(access.rules))
         elif wanted.action == "allow":
             models = (*(wanted.model or ()), *([wanted.what] if wanted.what else ()))
+            before = access.rules.document
             node_id = access.allow(
                 wanted.who,
                 name=wanted.name,
@@ -85,8 +93,10 @@ class AccessMagics(Magics):
                 expires=wanted.expires,
                 limits=wanted.limit or (),
             )
-            print(allowed(self._notebook.home.access_document(), access.rules, node_id, models))
+            print(allowed(access.rules, datetime.now(UTC), node_id, models))
             print(access.explain(node_id).reason)
+            for doubt in doubts(before, models, wanted.group, self._models_here() if models else ()):
+                print(doubt)
         elif wanted.action == "deny":
             node_id = access.deny(wanted.who, wanted.what)
             print(access.explain(node_id, wanted.what).reason)
@@ -97,12 +107,18 @@ class AccessMagics(Magics):
         else:
             self._show()
 
-    def _pause(self, paused: bool) -> None:
+    def _models_here(self) -> list[str]:
+        """Of the engines that answer at once; without a running node none: a permission starts nothing."""
         if (node := self._notebook.running) is None:
-            raise UsageError("No node runs: there is nothing to pause.")
-        node.run(node.service.pause(paused))
-        self._notebook.changed()
-        print("Sharing is paused: what runs goes on, new requests are refused." if paused else "Sharing goes on.")
+            return []
+
+        async def look() -> list[str]:
+            async with asyncio.timeout(_LOOK_S):
+                return [model.model for model in await node.service.models()]
+
+        with contextlib.suppress(DpcError, TimeoutError):
+            return node.run(look())
+        return []
 
     def _filled(self, typed: Any) -> Any:
         """What was typed, with the notebook's variables in it: node ids are long."""
@@ -115,15 +131,17 @@ class AccessMagics(Magics):
         if rules.error:
             print(f"Nobody is let in: {rules.error}")
             return
-        print(f"Sharing is {'on' if rules.enabled else 'off: nobody is let in. %dpc_firewall on turns it on'}.")
-        if rows := let_in(self._notebook.home.access_document(), rules):
+        print(sharing(rules))
+        if rows := let_in(rules, datetime.now(UTC)):
             show_table(LET_IN_HEAD, rows)
         else:
             print("Nobody is listed yet: %dpc_firewall allow NODE_ID --name NAME")
 
     def _show_pending(self) -> None:
-        asked = self._notebook.access.pending()
+        access = self._notebook.access
+        asked = access.pending()
         for node_id, entry in asked.items():
-            print(f"{asked_for(node_id, entry, time.time())} {allow_command('%dpc_firewall', node_id, entry)}")
+            who = asked_for(node_id, entry, access.rules, time.time())
+            print(f"{who} {allow_command('%dpc_firewall', node_id, entry, access.rules)}")
         if not asked:
             print("Nobody has asked and been refused.")

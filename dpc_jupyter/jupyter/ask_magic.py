@@ -11,7 +11,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from dpc_jupyter.jupyter.arguments import fill_in, parse, parse_leading
-from dpc_jupyter.jupyter.notebook import Conversation, Notebook
+from dpc_jupyter.jupyter.notebook import UNANSWERED, Conversation, Notebook, turn_of
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.protocol.messages import ChatMessage, Image
@@ -111,12 +111,14 @@ class AskMagics(Magics):
         for name in {LAST, options.output or LAST}:
             self._notebook.variables[name] = answer
         self._notebook.drawn = (answer, self._shell.execution_count)
-        if failure is not None:
-            raise failure
         if options.conversation:
             asked = ChatMessage("user", prompt, tuple(Image(**image) for image in images))  # type: ignore[arg-type]
-            turns = (*talk.turns, asked, ChatMessage("assistant", answer.text))
-            self._notebook.conversations[options.conversation] = Conversation(system, turns)
+            if kept := turn_of(asked, answer):
+                self._notebook.conversations[options.conversation] = Conversation(system, (*talk.turns, *kept))
+            else:
+                print(UNANSWERED)
+        if failure is not None:
+            raise failure
         return answer
 
     @line_magic

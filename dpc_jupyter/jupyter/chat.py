@@ -16,7 +16,7 @@ from msgspec import Struct
 from dpc_jupyter.errors import Busy, DpcError, InvalidRequest, RequestCancelled
 from dpc_jupyter.jupyter.display import SHOWN_CHARS, interval_s
 from dpc_jupyter.jupyter.faces.state import Chosen
-from dpc_jupyter.jupyter.notebook import LOCAL, Notebook
+from dpc_jupyter.jupyter.notebook import LOCAL, UNANSWERED, Notebook, turn_of
 from dpc_jupyter.jupyter.rich_text import to_html
 from dpc_jupyter.node.answer import Answer, AnswerStream, TextDelta
 from dpc_jupyter.node.core_service import CoreService
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 class Message(Struct):
-    """One turn as a face shows it. `html` is sanitized here; None while there is text alone."""
+    """One turn as a face shows it, `foot` a line of ours below. `html` is sanitized here; None while there is none."""
 
     id: str
     role: str
@@ -51,7 +51,7 @@ class Chat:
     Attributes
     ----------
     transcript : list of dict
-        ``{"role", "content"}`` of the turns that went well.
+        ``{"role", "content"}`` of what was said, as `notebook.turn_of` keeps it.
     answers : list of Answer
         With where each came from.
     """
@@ -109,8 +109,9 @@ class Chat:
                 model = model or self._notebook.model
             else:
                 self._chosen = Chosen(where, label(name), model)
-            self._show(Message(uuid.uuid4().hex, "user", plain(prompt)))
-            asking = self._answer(node.service, where, model, ChatMessage("user", prompt), options)
+            asked = Message(uuid.uuid4().hex, "user", plain(prompt))
+            self._show(asked)
+            asking = self._answer(node.service, where, model, ChatMessage("user", prompt), asked, options)
             self._asked = node.submit(asking)
         except BaseException:
             self._running = False
@@ -154,9 +155,11 @@ class Chat:
         host: str,
         model: str | None,
         question: ChatMessage,
+        asked: Message,
         options: Mapping[str, Any] | None,
     ) -> None:
         """On the node's loop."""
+        turns = self._turns  # a chat that is cleared meanwhile has others
         shown = Message(uuid.uuid4().hex, "assistant", "", streaming=True)
         began, draw_at, pieces = time.monotonic(), 0.0, list[str]()
         failed: Message | None = None
@@ -164,7 +167,7 @@ class Chat:
             if self._stopped:  # while the host was being linked
                 raise RequestCancelled("Stopped before it was asked.")
             stream = self._stream = service.execute_ai_query(
-                question.content, host, model, messages=tuple(self._turns), options=options
+                question.content, host, model, messages=tuple(turns), options=options
             )
             self._show(shown)
             async for item in stream:
@@ -177,7 +180,6 @@ class Chat:
                 if now >= draw_at:
                     await self._draw(shown, "".join(pieces))
                     draw_at = time.monotonic() + interval_s(len(shown.text))
-            self._turns += [question, ChatMessage("assistant", stream.answer.text)]
         except RequestCancelled:
             pass
         except DpcError as error:
@@ -187,6 +189,8 @@ class Chat:
             failed = Message(uuid.uuid4().hex, "error", f"That failed: {type(error).__name__}; the log has more.")
         finally:
             ended, self._stream = self._stream, None
+            kept = () if ended is None else turn_of(question, ended.answer)
+            turns += kept
             try:
                 if ended is not None:
                     self.answers.append(ended.answer)
@@ -194,6 +198,9 @@ class Chat:
                     shown.text, shown.html = plain(ended.answer.text), None
                     shown.html = await asyncio.to_thread(to_html, shown.text)
             finally:  # said even if the node is stopped meanwhile
+                if not kept:
+                    asked.foot = UNANSWERED
+                    self._update(asked)
                 self._running = False
                 if ended is not None:
                     self._update(shown)
@@ -234,6 +241,11 @@ class Chats:
         """
         if number not in self._chats:
             if len(self._chats) >= CHATS_LIMIT:
-                raise Busy(f"There are {CHATS_LIMIT} chats in this kernel: restart it to begin a new one.")
+                raise Busy(f"There are {CHATS_LIMIT} chats in this kernel: close one (chat.close()) to begin another.")
             self._chats[number] = Chat(self._notebook, number, lambda message: self.tell(message))
         return self._chats[number]
+
+    def close(self, number: str) -> None:
+        """Stop a chat's answer, and make room; nothing if there is none of this number."""
+        if (chat := self._chats.pop(number, None)) is not None:
+            chat.stop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from datetime import UTC, datetime
 
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
@@ -16,7 +17,7 @@ from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.status import PeerStatus
 from dpc_jupyter.sanitize import is_word, label
-from dpc_jupyter.wording import MODEL_HEAD, USAGE_HEAD, let_in, model_row, offered, usage_rows
+from dpc_jupyter.wording import MODEL_HEAD, PAUSED, USAGE_HEAD, let_in_line, model_row, offered, usage_rows
 
 
 @magics_class
@@ -188,7 +189,7 @@ class NodeMagics(Magics):
     @magic_arguments()
     @argument("--days", type=float, metavar="N", help="only the last N days; default: everything")
     def dpc_usage(self, line: str) -> None:
-        """Show who used what: peers here, and you elsewhere."""
+        """Show who used what: peers here, and you here and elsewhere."""
         wanted = parse(self, "dpc_usage", line)
         node = self._notebook.node()
         sums = node.service.ledger.usage(None if wanted.days is None else time.time() - wanted.days * 86_400)
@@ -206,9 +207,11 @@ class NodeMagics(Magics):
         elif not status.sharing:
             print("Sharing is off: nobody can ask this node. %dpc_start --share turns it on.")
         else:
-            rows = let_in(self._notebook.home.access_document(), node.service.access.rules)
-            who = "; ".join(f"{name or node_id} ({models})" for name, node_id, models, *_ in rows)
-            print(f"Let in: {who}." if rows else "Nobody is let in yet: %dpc_firewall allow NODE_ID --name NAME")
+            if status.paused:
+                print(PAUSED)
+            rules = node.service.access.rules
+            who = let_in_line(rules, datetime.now(UTC))
+            print(f"Let in: {who}." if who else "Nobody is let in yet: %dpc_firewall allow NODE_ID --name NAME")
         if status.uri is not None:
             print(f"Address to give away: {status.uri}")
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dpc_jupyter.node.thread import BackgroundNode
 
 LOCAL = "local"
+# What is told of a question that `turn_of` leaves out.
+UNANSWERED = "No answer came: this question is no part of the conversation."
 
 
 def linked(node: BackgroundNode, host: str) -> str:
@@ -24,9 +26,18 @@ def linked(node: BackgroundNode, host: str) -> str:
     return node.run(node.service.connect(host)).node_id if host.startswith("dpc:") else host
 
 
+def turn_of(question: ChatMessage, answer: Answer) -> tuple[ChatMessage, ...]:
+    """What a conversation keeps of a question and its answer: what its reader sees is what the model sees next.
+
+    An answer that was stopped, or that ended in an error, stands on the screen with the text that came, and counts with
+    that text. Where none came there is no turn, and the face says so.
+    """
+    return (question, ChatMessage("assistant", answer.text)) if answer.text.strip() else ()
+
+
 @dataclass
 class Conversation:
-    """Turns that went well, and the system prompt that holds for them."""
+    """What was said, as `turn_of` keeps it, and the system prompt that holds for it."""
 
     system: str | None = None
     turns: tuple[ChatMessage, ...] = ()

@@ -44,6 +44,10 @@ class Access:
         """Turn sharing on or off for everyone."""
         self.rules = self._home.edit_access(lambda document: firewall.set_enabled(document, enabled))
 
+    def set_paused(self, paused: bool) -> None:
+        """Take nothing new from those who are let in, or take it again; every node of this home obeys."""
+        self.rules = self._home.edit_access(lambda document: firewall.set_paused(document, paused))
+
     def allow(
         self,
         who: str,

@@ -350,10 +350,6 @@ class CoreService:
             )
         )
 
-    async def pause(self, paused: bool) -> None:
-        """Refuse new requests of peers for now, or no more; what runs or waits goes on."""
-        self._host.paused = paused
-
     # Serving: what peers say, in one table's worth of branches.
 
     def is_known(self, node_id: str) -> bool:
@@ -482,7 +478,7 @@ class CoreService:
             session=self.session,
             uri=None if self.uri is None else str(self.uri),
             sharing=rules.enabled,
-            paused=self._host.paused,
+            paused=rules.paused,
             tokens=self._pieces + self._host.pieces + sum(stream.pieces for stream in self._asking),
             access_error=rules.error,
             ledger_error=self.ledger.error,

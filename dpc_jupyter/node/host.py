@@ -87,7 +87,6 @@ class Host:
         self._open_of: dict[Peer, int] = {}
         self._open_bytes_of = Counter[str]()
         self._stopping = False
-        self.paused = False
         self._pieces = 0
         self._noted_in, self._noted = 0, Counter[str]()
 
@@ -132,7 +131,7 @@ class Host:
         if self._stopping:
             self.refuse(peer, request.request_id, InferenceError("The host is shutting down."))
             return
-        if self.paused and self.lets_in(peer.node_id):
+        if self._rules().paused and self.lets_in(peer.node_id):
             self.refuse(peer, request.request_id, Busy("Busy: the host's owner has paused sharing; try again later."))
             return
         if self._open_of.get(peer, 0) >= OPEN_LIMIT:

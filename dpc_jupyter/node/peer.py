@@ -103,6 +103,7 @@ class Peer:
         self._inbox: list[bytes] = []
         self._events: Iterator[Event] | None = None
         self._paused = False
+        self._stream_ended: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait_s = 0.0
         self.stranger = self.asked = False
@@ -197,9 +198,9 @@ class Peer:
         if not self._paused:
             self._read()
 
-    def _read(self, turn_s: float = READ_TURN_S) -> None:
+    def _read(self) -> None:
         """Work off what came, for one turn at most: the next one is everybody else's."""
-        until = time.monotonic() + turn_s
+        until = time.monotonic() + READ_TURN_S
         try:
             while self._events is not None or self._inbox:
                 if self._events is None:
@@ -209,12 +210,18 @@ class Peer:
                     self._take(event)
                     if self.closed:
                         return
+                    if self._wait_s and self._stream_ended is not None:
+                        self._end(self._stream_ended)
+                        return
                     if self._wait_s or time.monotonic() > until:
                         self._pause()
                         return
                 self._events = None
         except RemoteProtocolError as error:
             self._hang_up(label(str(error), 1200))  # a refusal quotes the peer
+            return
+        if self._stream_ended is not None:
+            self._end(self._stream_ended)
             return
         if self._paused:
             self._paused = False
@@ -238,9 +245,13 @@ class Peer:
 
     def stream_closed(self, reason: str) -> None:
         """From the stream."""
-        self._read(turn_s=float("inf"))  # what came before the end may hold the end of an answer
-        self._end(reason)
-        self._owner.stream_gone(self)
+        self._stream_ended = reason
+        if self.closed:
+            self._owner.stream_gone(self)
+        elif self.asked:
+            self._read()  # what came before the end may hold the end of an answer
+        else:
+            self._end(reason)  # whoever has gone waits for no reply
 
     def _hang_up(self, reason: str) -> None:
         self._flush()
@@ -259,6 +270,8 @@ class Peer:
         if self._timer is not None:
             self._timer.cancel()
         self._owner.peer_closed(self, reason)
+        if self._stream_ended is not None:
+            self._owner.stream_gone(self)
 
     def _take(self, event: Event) -> None:
         if not (self.asked and isinstance(event, _ANSWERS)):

@@ -73,7 +73,7 @@ class NodeStatus:
     sharing : bool
         The access file says ``compute.enabled``.
     paused : bool
-        New requests of peers are refused for now.
+        The access file says ``compute.paused``: new requests of peers are refused for now.
     tokens : int
         Pieces of text since the start, of our answers and of those that peers got here.
     access_error, ledger_error : str or None

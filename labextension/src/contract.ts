@@ -42,6 +42,7 @@ export interface IState {
   chosen?: IChosen;
   requests?: { asking: { state: string }[]; serving: unknown[] };
   rate?: { now: number };
+  access?: { error: string | null };
 }
 
 export type Section = keyof IState | 'link' | string;
@@ -50,7 +51,7 @@ export type Section = keyof IState | 'link' | string;
 export interface IClient {
   readonly id: string;
   readonly state: IState;
-  readonly link: 'live' | 'lost';
+  readonly link: 'live' | 'lost' | 'ended';
   receive(message: unknown): void;
   setLink(link: 'live' | 'lost'): void;
   /** Rejects with one sentence to show in place. */

@@ -52,6 +52,12 @@ export function choiceTooltip(phase: Phase, state: IState, note: string, t: Tran
   return [...lines, note].filter(Boolean).join('\n');
 }
 
+/** Why a node that listens lets nobody in though its owner may want it to: where the access file is wrong; else "". */
+export function accessTrouble(state: IState, t: Translate): string {
+  const error = state.node?.address ? state.access?.error : null;
+  return error ? t('The access file is not valid, nobody is let in: %1', error) : '';
+}
+
 export interface IStatusText {
   main: string;
   sharing: string;
@@ -74,6 +80,9 @@ export function statusText(state: IState, showPeers: boolean, t: Translate): ISt
 }
 
 function sharingText(state: IState, t: Translate): string {
+  if (accessTrouble(state, t)) {
+    return t('⚠ Access file broken');
+  }
   if (!state.node?.sharing) {
     return t('Sharing off');
   }

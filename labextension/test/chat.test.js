@@ -111,6 +111,20 @@ describe("the transcript", () => {
     expect(el.textContent).toContain("Nothing asked yet.");
   });
 
+  test("says of a question without an answer that it is no part of it", () => {
+    tell({ message: { ...ASKED, foot: "No answer came." } });
+    expect(texts()).toEqual(["You: Why?No answer came."]);
+    expect(el.querySelector(".dpc-chat-user .dpc-chat-aside").textContent).toBe("No answer came.");
+  });
+
+  test("ends with its kernel: nothing streams any more, and the reader is told what to do", () => {
+    tell({ message: message("2", "assistant", "So", { streaming: true }) }, true);
+    client.setLink("ended");
+    expect([el.querySelector(".dpc-chat-streaming"), el.querySelector("[aria-label=Stop]")]).toEqual([null, null]);
+    expect(texts()).toEqual(["Answer: SoCopy"]);
+    expect(el.querySelector("[role=status]").textContent).toContain("The kernel was restarted");
+  });
+
   test("comes again when the kernel does", async () => {
     client.setLink("lost");
     expect(el.textContent).toContain("No word from the kernel");

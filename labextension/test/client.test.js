@@ -132,14 +132,14 @@ test("names are unlike", () => {
 });
 
 function fakeModel(widget_manager) {
-  const callbacks = new Set();
+  const callbacks = new Map();
   return {
     sent: [],
     get: (name) => (name === "client" ? "model-1" : undefined),
     send(message) { this.sent.push(message); },
-    on: (name, callback) => name === "msg:custom" && callbacks.add(callback),
-    off: (name, callback) => callbacks.delete(callback),
-    down: (message) => callbacks.forEach((callback) => callback(message)),
+    on: (name, callback) => callbacks.set(name, callback),
+    off: (name) => callbacks.delete(name),
+    down: (message) => callbacks.get("msg:custom")(message),
     callbacks,
     widget_manager,
   };
@@ -199,6 +199,33 @@ describe("a widget", () => {
     await settled();
     expect(model.sent).toHaveLength(2);
     client.dispose();
+  });
+
+  describe("of a kernel that was restarted", () => {
+    test("says what to do as soon as the widget manager has seen it", () => {
+      const model = fakeModel(undefined), client = widgetClient(model);
+      model.callbacks.get("comm_live_update")();
+      expect(linkSentence(client, t)).toBe("The kernel was restarted, and what you see is old: "
+        + "run %load_ext dpc_jupyter in a cell, then this one again.");
+      client.dispose();
+      expect(model.callbacks.size).toBe(0);
+    });
+
+    test("says it when its comms have gone, and no silence after it makes that a kernel that is busy", async () => {
+      const comm = fakeComm(), model = fakeModel({ _create_comm: async () => comm });
+      const client = widgetClient(model);
+      client.onState(() => {});
+      await settled();
+      comm.send = () => { throw new Error("Comm is disposed"); };
+      await expect(client.call("chat_ask")).rejects.toThrow(/^The kernel was restarted: run this cell again\.$/);
+      expect(client.link).toBe("ended");
+      await vi.advanceTimersByTimeAsync(60_000);
+      expect(client.link).toBe("ended");
+      comm.close = vi.fn(() => { throw new Error("Cannot close"); });
+      client.dispose();
+      await settled(); // an unhandled rejection would fail this run
+      expect(comm.close).toHaveBeenCalled();
+    });
   });
 
   test("is drawn into its element, and cleans up", () => {

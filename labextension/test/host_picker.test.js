@@ -57,6 +57,13 @@ describe("what is shown", () => {
     expect(row("anna").querySelector(".dpc-mark").getAttribute("aria-label")).toBe("busy");
   });
 
+  test("beside each name the id that only its bearer has, for the eye and for the ear", () => {
+    const [one, two] = ["dpc-node-51d39b0c77aa41e08c11d2f3a4b5e07a", "dpc-node-aaaa0b0c77aa41e08c11d2f3a4b5ffff"];
+    show({ ...STATE, hosts: [STATE.hosts[0], host(one, { name: "anna" }), host(two, { name: "аnna" })] });
+    expect([...el.querySelectorAll(".dpc-beside")].map((each) => each.textContent)).toEqual(["dpc-node-51d3…e07a", "dpc-node-aaaa…ffff"]);
+    expect(row("аnna").getAttribute("aria-label")).toContain("аnna · dpc-node-aaaa…ffff");
+  });
+
   test("the notebook's choice is marked", () => {
     expect(checked()).toEqual(["llama3-70b · 8k · warm"]);
     expect(row("anna").textContent).toContain("this notebook");

@@ -87,7 +87,7 @@ describe("this node", () => {
     await vi.waitFor(() => expect(alerts()).toEqual(["Port 8889 is taken."]));
   });
 
-  test("shows what its owner should mend", () => {
+  test("shows what its owner should mend, as an access file that is broken", () => {
     client.receive({ state: { node: { ...NODE, error: "line 3 is no JSON" } } });
     expect(alerts()).toEqual(["line 3 is no JSON"]);
   });
@@ -150,6 +150,18 @@ describe("compute hosts", () => {
   });
 });
 
+test("beside each name stands the id that only its bearer has", () => {
+  const id = "dpc-node-aaaa0b0c77aa41e08c11d2f3a4b5ffff";
+  client.receive({ state: {
+    hosts: [STATE.hosts[0], host(NODE.node_id, { name: "anna" }), host(id, { name: "аnna" }), host("dpc-node-51d39", { name: "dpc-node-51d39" })],
+    requests: { asking: [request("Local", { peer: "local" })], serving: [request("аnna", { peer: id })] },
+  } });
+  const beside = (label) => [...card(label).querySelectorAll(".dpc-beside")].map((each) => each.textContent);
+  expect(beside("Compute hosts")).toEqual(["dpc-node-51d3…e07a", "dpc-node-aaaa…ffff"]);
+  expect(card("Now").textContent).toContain("аnna dpc-node-aaaa…ffff · m");
+  expect(beside("Now")).toEqual(["dpc-node-aaaa…ffff"]);
+});
+
 describe("now", () => {
   test("requests here and elsewhere, and the rate as a picture with words", () => {
     expect(card("Now").textContent).toContain("anna · m64 tokens/s · 312 tokens");
@@ -166,7 +178,7 @@ describe("now", () => {
 
   test("one who asked for no model gets the host's first, which is named", () => {
     client.receive({ state: { requests: { asking: [request("a", { name: "anna", model: "" })], serving: [] } } });
-    expect(card("Now").textContent).toContain("anna · llama3-70b");
+    expect(card("Now").textContent).toContain("anna a · llama3-70b");
   });
 
   test("tokens that flow redraw nothing but themselves", () => {

@@ -1,7 +1,7 @@
 import { describe, expect, it } from 'vitest';
 
 import type { IHost, IState } from '../src/contract';
-import { choiceLabel, choiceTooltip, stateName, statusText } from '../src/wording';
+import { accessTrouble, choiceLabel, choiceTooltip, stateName, statusText } from '../src/wording';
 
 const t = (text: string, ...args: unknown[]) => text.replace(/%(\d)/g, (_, n) => String(args[n - 1]));
 const host = (id: string, name: string, state: IHost['state'], ...models: string[]) =>
@@ -43,6 +43,15 @@ describe('the status bar', () => {
 
   it('says that a request waits', () =>
     expect(statusText({ ...state, requests: { asking: [{ state: 'queued' }], serving: [] } }, false, t).main).toBe('anna · waiting'));
+
+  it('tells of an access file that is broken, where the node would let somebody in', () => {
+    const access = { error: '/home/bob/.dpc/privacy_rules.json: line 3, column 5: Expecting value' };
+    const listening = { ...state, access, node: { ...state.node!, address: 'dpc://192.0.2.7:8889?node_id=b' } };
+    expect(statusText(listening, true, t).sharing).toBe('⚠ Access file broken');
+    expect(accessTrouble(listening, t)).toContain('nobody is let in: /home/bob/.dpc/privacy_rules.json: line 3, column 5');
+    expect([accessTrouble({ ...listening, access: { error: null } }, t), accessTrouble({}, t)]).toEqual(['', '']);
+    expect(accessTrouble({ ...state, access }, t)).toBe('');
+  });
 
   it.each([
     [false, false, 'Sharing off'],

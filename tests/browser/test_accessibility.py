@@ -90,6 +90,51 @@ def test_axe_finds_nothing_serious_in_any_theme(open_notebook: Open, page: Page,
     assert (bad := {where: each for where, each in found.items() if each}) == {}, "\n".join(map(str, bad.items()))
 
 
+# The text that a lexer has each kind of colour for.
+CODE = """```python
+import numpy as np  # a comment
+@property
+def f(x: float, y=0x1F) -> str:
+    '''A text.'''
+    return f"{x!r}\\n" if x >= 1.5 and not None else $
+```"""
+SHOW = f"""from IPython.display import HTML
+from dpc_jupyter.jupyter.rich_text import to_html
+HTML(to_html({CODE!r}))"""
+
+
+# WCAG 2.2, "contrast ratio", of each of Pygments' spans; axe looks at none of them. A canvas knows every colour's RGB.
+_CONTRASTS = """(block) => {
+  const pen = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+  const under = getComputedStyle(block).backgroundColor;
+  const luminance = (colour) => {
+    for (pen.fillStyle of [under, colour]) pen.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...pen.getImageData(0, 0, 1, 1).data].map((each) => each / 255)
+      .map((each) => (each <= 0.04045 ? each / 12.92 : ((each + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const ground = luminance(under);
+  return Object.fromEntries([block, ...block.querySelectorAll("span")].map((each) => {
+    const text = luminance(getComputedStyle(each).color);
+    return [each.className, (Math.max(text, ground) + 0.05) / (Math.min(text, ground) + 0.05)];
+  }));
+}"""
+
+
+def test_code_in_an_answer_can_be_read_in_any_theme(open_notebook: Open, page: Page) -> None:
+    notebook = open_notebook(SHOW)
+    notebook.run(0)
+    found = {}
+    for theme in THEMES:
+        page.evaluate("(theme) => jupyterapp.commands.execute('apputils:change-theme', { theme })", theme)
+        expect(page.locator("body")).to_have_attribute("data-jp-theme-name", theme)
+        expect(page.locator("#jupyterlab-splash")).to_have_count(0)  # or Lab removes it twice at the next change
+        found[theme] = notebook.output(0).locator("pre.highlight").evaluate(_CONTRASTS)
+        assert {"highlight", "c1", "k", "n", "o", "p", "mf", "s2"} <= found[theme].keys()
+    dim = {(theme, kind): each for theme, kinds in found.items() for kind, each in kinds.items() if each < 4.5}
+    assert dim == {}
+
+
 def press(page: Page, *keys: str) -> None:
     for key in keys:
         page.keyboard.press(key)

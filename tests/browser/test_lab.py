@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from playwright.sync_api import Locator, Page, expect
 from running_host import RunningHost
 
 from browser.conftest import Open
 from browser.lab import Lab, NotebookPage
 from dpc_jupyter.backends.models import SMOLLM2
+from dpc_jupyter.home import Home
 
 LOAD = "%load_ext dpc_jupyter"
 WHERE = "print(_dpc.host, _dpc.error, len(_dpc.text) > 0)"
@@ -135,6 +139,27 @@ def test_a_saved_host_that_was_never_met_is_not_called(open_notebook: Open, page
     notebook.run(0)
     expect(toolbar(page)).to_contain_text("Local")
     expect(toolbar(page).locator('[aria-label*="mallory"]')).to_be_visible()
+
+
+def test_an_access_file_that_is_broken_is_told_of_where_the_node_listens(
+    open_notebook: Open, page: Page, tmp_path: Path
+) -> None:
+    home = Home(tmp_path / "sharing")
+    share = f"%env DPC_HOME={home.path}\n{LOAD}\n%dpc_start --share --listen 127.0.0.1 --port 0"
+    notebook = open_notebook(share)
+    notebook.run(0)
+    status = page.locator(".dpc-lab-status button")
+    expect(status).to_contain_text("Sharing on")
+    whole = home.access_path.read_text()
+    home.access_path.write_text(whole.replace("{", "{\n,", 1))
+    expect(status).to_contain_text("⚠ Access file broken")
+    expect(status).to_have_attribute("title", re.compile(f"nobody is let in: {home.access_path}: line 2, column 1: "))
+    expect(toolbar(page).get_by_role("img", name="nobody is let in")).to_be_visible()
+    status.click()
+    expect(page.locator(".dpc-lab-sidebar").get_by_role("alert")).to_contain_text("line 2, column 1")
+    home.access_path.write_text(whole)
+    expect(status).to_contain_text("Sharing on")
+    expect(toolbar(page)).not_to_contain_text("⚠")
 
 
 def test_a_killed_kernel_is_told_of_and_a_new_one_works(open_notebook: Open, page: Page) -> None:

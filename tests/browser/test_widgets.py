@@ -102,6 +102,33 @@ def test_an_edit_by_hand_appears_and_an_invalid_value_is_refused_in_place(
     assert "groups" not in asker.access_document()
 
 
+@pytest.mark.parametrize("killed", [False, True])
+def test_the_widgets_of_a_kernel_that_has_ended_say_what_to_do(open_notebook: Open, page: Page, killed: bool) -> None:
+    kinds = ("HostPicker", "NodePanel", "FirewallEditor", "Chat")
+    notebook = open_notebook(LOAD, *(f"dpc_jupyter.{kind}()" for kind in kinds), "import os; os.kill(os.getpid(), 9)")
+    for index in range(5):
+        notebook.run(index)
+    chat = page.locator(".dpc-chat")
+    linked = page.locator(".dpc-lab-host", has_text="▾")  # Lab throws where a kernel ends that is making a subshell
+    expect(linked).to_be_visible()
+    if killed:  # Lab's widget manager does not see it; the next message does
+        notebook.start(5)
+        page.locator(".jp-Dialog .jp-mod-accept").click()
+        expect(page.locator(".dpc-lab-host").first).to_contain_text("Load DPC")
+    else:
+        notebook.restart()
+        for widget in (".dpc-host-picker", ".dpc-node-panel", ".dpc-firewall-editor", ".dpc-chat"):
+            expect(page.locator(widget)).to_contain_text("The kernel was restarted, and what you see is old: run")
+    chat.get_by_role("textbox").fill("Anybody there?")
+    chat.get_by_role("textbox").press("Enter")
+    expect(chat.get_by_role("alert")).to_have_text("The kernel was restarted: run this cell again.")
+    expect(chat.get_by_role("status")).to_contain_text("run %load_ext dpc_jupyter in a cell, then this one again")
+    notebook.run(0)
+    notebook.run(4)
+    expect(page.locator(".dpc-chat")).to_contain_text("Nothing asked yet.")
+    expect(linked).to_be_visible()
+
+
 def test_a_chat_streams_is_stopped_and_its_transcript_is_python(
     open_notebook: Open, page: Page, anna: RunningHost
 ) -> None:
@@ -117,11 +144,12 @@ def test_a_chat_streams_is_stopped_and_its_transcript_is_python(
     ask = chat.get_by_role("textbox")
     ask.fill("Say one word.")
     ask.press("Enter")
-    expect(chat.locator(".dpc-chat-foot")).to_contain_text("first after")
+    # A small model may write up to its limit, whatever it is asked: a minute on a busy machine.
+    expect(chat.locator(".dpc-chat-foot")).to_contain_text("first after", timeout=180_000)
     ask.fill("Tell me a very long story of a fox and a hen.")
     ask.press("Enter")
     expect(chat).to_contain_text("tokens/s")
     chat.get_by_role("button", name="Stop").click()
     expect(chat).to_contain_text("stopped early")
     turns = notebook.run(3)
-    assert turns.count("'role': 'user'") == 1 and "Say one word." in turns  # the one that was stopped is no turn
+    assert turns.count("'role': 'user'") == turns.count("'role': 'assistant'") == 2, "the one that was stopped too"

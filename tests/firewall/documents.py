@@ -49,6 +49,7 @@ def documents(draw: st.DrawFn) -> Document:
     groups = draw(st.dictionaries(st.sampled_from("fgh"), st.lists(st.sampled_from(NODES)), max_size=3))
     compute: Document = {
         "enabled": draw(st.booleans()),
+        "paused": draw(st.booleans()),
         "allow_nodes": draw(st.lists(st.sampled_from(NODES), max_size=3)),
         "allow_groups": draw(st.lists(st.sampled_from("fgh"), max_size=3)),
         "allowed_models": draw(patterns),

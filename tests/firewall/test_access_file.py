@@ -35,9 +35,11 @@ from firewall.documents import (
         ('{"_a": ' + "[" * 100_000 + "]" * 100_000 + "}", "line 1, column 1: nested too deeply"),
         (
             '{"compute": {"allow_node": []}}',
-            "line 1, column 28: unknown key 'allow_node'; known: enabled, allow_groups, allow_nodes, ",
+            "line 1, column 28: unknown key 'allow_node'; known: enabled, paused, allow_groups, allow_nodes, ",
         ),
         ('{"compute": {"enabled": "yes"}}', "line 1, column 25: 'enabled' must be true or false"),
+        ('{"compute": {"paused": "no"}}', "line 1, column 24: 'paused' must be true or false"),
+        ('{"compute": {"pause": true}}', "unknown key 'pause'; known: enabled, paused, "),
         ('{"compute": {"enabled": 1}}', "line 1, column 25: 'enabled' must be true or false"),
         ('{"compute": []}', "line 1, column 13: 'compute' must be an object"),
         ('{"compute": {"allow_nodes": "x"}}', "line 1, column 29: 'allow_nodes' must be a list"),
@@ -158,7 +160,7 @@ def test_whatever_the_file_holds_it_is_either_valid_or_refused(text: str) -> Non
         assert found.explain(ANNA, "m", NOW).allowed == found.can_request_inference(ANNA, "m", NOW)
 
 
-@pytest.mark.parametrize("key", ["enabled", "allowed_models", "limits"])
+@pytest.mark.parametrize("key", ["enabled", "paused", "allowed_models", "limits"])
 def test_a_restriction_beside_compute_instead_of_in_it_is_refused(key: str) -> None:
     with pytest.raises(ConfigError, match=f"line 2, column .*: '{key}' belongs inside 'compute'"):
         Rules.parse(f'{{"compute": {{}},\n "{key}": {{}}}}')

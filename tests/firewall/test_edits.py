@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.firewall import Document, allow, deny, dumps, parse_json, set_enabled
+from dpc_jupyter.firewall import Document, allow, deny, dumps, parse_json, set_enabled, set_paused
 from firewall.documents import (
     ANNA,
     BOB,
@@ -40,6 +40,7 @@ def test_no_edit_changes_the_access_of_anybody_else_and_allow_then_deny_leaves_n
         assert "allowing it would let in" in error.sentence
         return
     assert dumps(document) == text
+    assert rules(allowed).paused == rules(deny(allowed, node)).paused == document["compute"]["paused"]
     assert others(access(allowed)) == others(before)
     assert not document["compute"]["enabled"] or rules(allowed).is_known(node, NOW)
     denied = deny(allowed, node)
@@ -53,6 +54,16 @@ def test_no_edit_changes_the_access_of_anybody_else_and_allow_then_deny_leaves_n
         assert others(access(narrowed)) == others(before)
         assert model not in access(set_enabled(narrowed, True))[node]
         assert set(access(narrowed)[node]) <= set(access(allowed)[node])
+
+
+@given(documents(), st.booleans())
+def test_a_pause_changes_nobodys_access_and_is_no_part_of_sharing(document: Document, paused: bool) -> None:
+    text, new = dumps(document), set_paused(document, paused)
+    assert dumps(document) == text
+    assert access(new) == access(document) and new["compute"].pop("paused") == paused
+    assert document["compute"].pop("paused") in (True, False) and new == document
+    assert rules(set_enabled(set_paused(document, True), False)).paused
+    assert set_paused({}, True) == {"compute": {"paused": True}}
 
 
 def test_an_edit_keeps_notes_and_the_order_of_keys() -> None:

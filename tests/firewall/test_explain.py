@@ -73,6 +73,14 @@ def test_explain_names_the_switch_when_sharing_is_off() -> None:
     assert decision.reason == "no: line 3, compute.enabled is false"
 
 
+def test_explain_says_that_sharing_is_paused_to_whom_it_makes_a_difference() -> None:
+    found = Rules.parse(EXPLAINED.replace('"enabled": true,', '"enabled": true, "paused": true,'))
+    decision = found.explain("dpc-node-anna", "llama3.1:8b", NOW)
+    assert (decision.allowed, decision.line) == (True, 10)
+    assert decision.reason == "yes, but sharing is paused (line 3, compute.paused): line 10, in group friends"
+    assert "paused" not in found.explain("dpc-node-anna", "qwen3", NOW).reason
+
+
 @given(documents(), node_ids, st.sampled_from(MODELS), st.integers(0, 4000))
 def test_explain_and_the_decision_agree(document: Document, node: str, model: str, days: int) -> None:
     found, now = rules(document), datetime(2019, 1, 1, tzinfo=UTC) + timedelta(days=days)

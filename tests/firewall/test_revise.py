@@ -48,6 +48,7 @@ def test_an_edit_of_a_person_changes_nobody_elses_access_and_not_what_it_was_giv
     before, text = access(document), dumps(document)
     after = edited(document, edit)
     assert dumps(document) == text
+    assert rules(after).paused == document["compute"]["paused"]
     others = [node for node in before if node != edit["node_id"]]
     assert [access(after)[node] for node in others] == [before[node] for node in others]
     if edit.get("remove"):

@@ -92,6 +92,9 @@ def test_access_ends_at_its_moment_or_with_its_day(expires: str, last: datetime)
     assert found.is_known(ANNA, just_before)
     assert not found.can_request_inference(ANNA, "m", last)
     assert not found.is_known(ANNA, last)
+    assert (found.has_ended(ANNA, just_before), found.has_ended(ANNA, last), found.has_ended(BOB, last)) == (
+        *(False, True, False),
+    )
     assert "ended at 2026-11-2" in found.explain(ANNA, "m", last).reason
 
 

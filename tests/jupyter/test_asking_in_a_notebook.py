@@ -5,6 +5,7 @@ import json
 from running_host import FORBIDDEN, RunningHost
 
 from dpc_jupyter.home import Home
+from dpc_jupyter.jupyter.notebook import UNANSWERED
 from dpc_jupyter.node.directory import short
 from jupyter.conftest import StubHost
 from jupyter.kernel import Kernel
@@ -139,9 +140,28 @@ def test_options_reach_the_host_as_typed(asking: Kernel, stub_host: StubHost) ->
     ]
 
 
-def test_a_conversation_remembers_what_went_well(asking: Kernel, stub_host: StubHost) -> None:
+def test_a_conversation_remembers_the_text_of_an_answer_that_was_cut_off(asking: Kernel, stub_host: StubHost) -> None:
+    stub_host.node._loop.call_soon_threadsafe(stub_host.engine.hold)
+    stopped = asking.run("%dpc_ask -c talk -s Briefly. One?", interrupt_when=lambda ran: "stub" in str(ran.displays))
+    assert stopped.sentence.startswith("Stopped") and stopped.stdout == ""
+    stub_host.node._loop.call_soon_threadsafe(stub_host.engine.gate.set)
+    stub_host.engine.error = RuntimeError("broken")
+    asking.run("%dpc_ask -c talk Two?")
+    stub_host.engine.error = None
+    asking.ok("%dpc_ask -c talk Three?")
+    assert [(turn.role, turn.content) for turn in stub_host.engine.seen[-1].messages] == [
+        ("system", "Briefly."),
+        ("user", "One?"),
+        ("assistant", "stub "),
+        ("user", "Two?"),
+        ("assistant", "stub " * 4),
+        ("user", "Three?"),
+    ]
+
+
+def test_a_conversation_remembers_what_was_answered(asking: Kernel, stub_host: StubHost) -> None:
     asking.ok("%dpc_ask -c talk -s Briefly. One?")
-    asking.run("%dpc_ask -c talk -m missing Two?")
+    assert asking.run("%dpc_ask -c talk -m missing Two?").stdout == f"{UNANSWERED}\n"
     asking.ok("%dpc_ask -c talk Three?")
     asking.ok("%dpc_ask Alone?")
     answer = "stub " * 4

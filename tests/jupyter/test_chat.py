@@ -11,9 +11,10 @@ from node.stub import PIECE, StubEngine
 from node.waiting import until_in_thread
 
 from dpc_jupyter.errors import BackendError, Busy, ConnectError, DpcError, InvalidRequest
+from dpc_jupyter.jupyter import chat
 from dpc_jupyter.jupyter.chat import CHATS_LIMIT
 from dpc_jupyter.jupyter.faces import Faces
-from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.jupyter.notebook import UNANSWERED, Notebook
 from dpc_jupyter.node.thread import BackgroundNode
 from jupyter.conftest import StubHost
 from jupyter.screen import Message, Refused, Screen
@@ -30,6 +31,16 @@ def last(screen: Screen, role: str = "assistant") -> Message:
     """The last message of a role as a page shows it."""
     found = [news["message"] for news in told(screen) if news.get("message", {}).get("role") == role]
     return found[-1] if found else {"text": "", "streaming": True}
+
+
+def told_of(screen: Screen, text: str) -> list[Message]:
+    """All that a page was told of the message with this text."""
+    return [news["message"] for news in told(screen) if news.get("message", {}).get("text") == text]
+
+
+def messages(screen: Screen, role: str) -> list[Message]:
+    """What a page that opens now shows of a role."""
+    return [each for each in screen.call("chat_state", chat="1")["messages"] if each["role"] == role]
 
 
 def ask(screen: Screen, prompt: str = "hello", **settings: Any) -> Message:
@@ -70,19 +81,51 @@ def test_an_answer_is_seen_as_it_comes_and_says_at_its_end_where_it_came_from(
     assert (answer.text, answer.host) == (PIECE * 4, "local")
 
 
-def test_the_model_reads_the_turns_that_went_well(screen: Screen, engine: StubEngine, faces: Faces) -> None:
+def test_the_model_reads_what_the_reader_saw_the_answers_that_were_cut_off_too(
+    screen: Screen, engine: StubEngine, hold: Callable[[bool], None], faces: Faces
+) -> None:
     ask(screen, "one")
     engine.error = BackendError("broken")
     ask(screen, "two")
     engine.error = None
-    ask(screen, "three")
-    turns = [("user", "one"), ("assistant", PIECE * 4), ("user", "three")]
+    hold(True)
+    screen.call("chat_ask", chat="1", prompt="three")
+    screen.until(lambda: last(screen)["text"] == PIECE)
+    screen.call("chat_stop", chat="1")
+    hold(False)
+    ask(screen, "four")
+    assert [each["foot"] for each in messages(screen, "user")] == [""] * 4
+    turns = [("user", "one"), ("assistant", PIECE * 4), ("user", "two"), ("assistant", PIECE * 4)]
+    turns += [("user", "three"), ("assistant", PIECE), ("user", "four")]
     assert [(turn.role, turn.content) for turn in engine.seen[-1].messages] == turns
     said = faces.chats["1"].transcript
     assert said == [
         *({"role": role, "content": content} for role, content in turns),
         {"role": "assistant", "content": PIECE * 4},
     ]
+
+
+def test_a_question_without_an_answer_is_no_part_of_the_conversation_and_says_so(
+    screen: Screen, engine: StubEngine, hold: Callable[[bool], None], faces: Faces
+) -> None:
+    engine.tokens, engine.error = 0, BackendError("broken")
+    ask(screen, "fails")
+    engine.error = None
+    hold(True)
+    screen.call("chat_ask", chat="1", prompt="is stopped")
+    until_in_thread(lambda: len(engine.seen) == 2)
+    screen.call("chat_stop", chat="1")
+    hold(False)
+    ask(screen, "is refused", model="none-such")
+    engine.tokens = 4
+    ask(screen, "is answered")
+    asked = [(each["text"], each["foot"]) for each in messages(screen, "user")]
+    unanswered = [("fails", UNANSWERED), ("is stopped", UNANSWERED), ("is refused", UNANSWERED)]
+    assert asked == [*unanswered, ("is answered", "")]
+    assert last(screen, "user")["foot"] == "", "the pages were told of the others as they ended"
+    assert [each["foot"] for each in told_of(screen, "is stopped")] == ["", UNANSWERED]
+    assert [turn.content for turn in engine.seen[-1].messages] == ["is answered"]
+    assert [turn["content"] for turn in faces.chats["1"].transcript] == ["is answered", PIECE * 4]
 
 
 def test_python_asks_in_it_and_gets_the_answer_whole_or_what_came(
@@ -100,7 +143,7 @@ def test_python_asks_in_it_and_gets_the_answer_whole_or_what_came(
         chat.ask_and_wait(" ")
     with pytest.raises(DpcError, match="bogus"):
         chat.ask_and_wait("three", options={"bogus": 1})
-    assert [turn["content"] for turn in chat.transcript] == ["one", PIECE * 4]
+    assert [turn["content"] for turn in chat.transcript] == ["one", PIECE * 4, "two", PIECE * 4]
 
 
 def test_stop_frees_the_slot_at_the_host_and_keeps_what_came(
@@ -114,7 +157,7 @@ def test_stop_frees_the_slot_at_the_host_and_keeps_what_came(
     assert (last(screen)["text"], last(screen)["streaming"]) == (PIECE, False)
     assert last(screen)["foot"].endswith("stopped early")
     until_in_thread(lambda: stub_host.engine.running == stub_host.busy == 0, within_s=1)
-    assert faces.chats["1"].transcript == []
+    assert [turn["content"] for turn in faces.chats["1"].transcript] == ["hello", PIECE]
     stub_host.node._loop.call_soon_threadsafe(stub_host.engine.gate.set)
     assert ask(screen, host=linked)["text"] == PIECE * 4
     screen.call("chat_stop", chat="1")
@@ -208,6 +251,22 @@ def test_a_chat_that_is_cleared_while_it_answers_stays_empty(
     assert len(engine.seen[-1].messages) == 1
 
 
+def test_what_ends_late_is_no_turn_of_a_chat_that_was_cleared_meanwhile(
+    screen: Screen, hold: Callable[[bool], None], faces: Faces, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    monkeypatch.setattr(chat, "_END_S", 0.0)
+    monkeypatch.setattr(chat, "to_html", lambda _text: may_end.wait(10) and "")
+    hold(True)
+    screen.call("chat_ask", chat="1", prompt="hello")
+    until_in_thread(lambda: (stream := faces.chats["1"]._stream) is not None and stream.answer.text)
+    screen.call("chat_clear", chat="1")
+    hold(False)
+    may_end.set()
+    until_in_thread(lambda: not faces.chats["1"].state()["running"])
+    assert faces.chats["1"].transcript == []
+
+
 def test_a_second_view_shows_the_same_and_is_told_the_same(
     screen: Screen, faces: Faces, hold: Callable[[bool], None]
 ) -> None:
@@ -270,6 +329,20 @@ def test_a_node_that_is_stopped_ends_the_answer_in_every_view(screen: Screen, ho
 def test_there_are_not_more_chats_than_a_kernel_can_bear(faces: Faces) -> None:
     for number in range(CHATS_LIMIT):
         assert faces.chats[str(number)].state()["messages"] == []
-    with pytest.raises(Busy, match=f"There are {CHATS_LIMIT} chats in this kernel"):
+    with pytest.raises(Busy, match=f"There are {CHATS_LIMIT} chats in this kernel: close one"):
         faces.chats["one more"]
     assert faces.chats["0"].state()["chat"] == "0"
+    faces.chats.close("0")
+    assert faces.chats["one more"].state()["messages"] == []
+
+
+def test_a_chat_that_is_closed_while_it_answers_frees_its_slot(
+    screen: Screen, hold: Callable[[bool], None], faces: Faces, engine: StubEngine
+) -> None:
+    hold(True)
+    screen.call("chat_ask", chat="1", prompt="hello")
+    screen.until(lambda: last(screen)["text"] == PIECE)
+    faces.chats.close("1")
+    until_in_thread(lambda: engine.running == 0)
+    assert faces.chats["1"].state()["messages"] == []
+    faces.chats.close("nobody's")

@@ -165,8 +165,21 @@ def test_the_chat_widget_gives_its_transcript_to_python(kernel: Kernel, stub_hos
     assert kernel.value("chat.answers[0].host_name") == "anna"
 
 
+def test_a_chat_widget_that_is_closed_makes_room_for_another_and_keeps_what_was_said(kernel: Kernel) -> None:
+    kernel.ok("from dpc_jupyter import Chat\nchats = [Chat() for _ in range(64)]")
+    assert "close one (chat.close())" in str(kernel.run("Chat()").error)
+    kernel.ok("for chat in chats:\n    chat.close()\n    chat.close()")
+    kernel.ok("more = [Chat() for _ in range(64)]")
+    assert kernel.value("chats[0].transcript") == "[]"
+
+
 def test_a_widget_without_the_extension_says_what_to_run(kernel: Kernel) -> None:
     kernel.ok("%unload_ext dpc_jupyter")
-    ran = kernel.run("from dpc_jupyter import NodePanel\nNodePanel()")
-    assert ran.error is not None
-    assert ran.error["evalue"] == "This notebook has no node: run %load_ext dpc_jupyter first."
+    kernel.ok("from dpc_jupyter import Chat, NodePanel\nimport gc, sys\nunheard = []")
+    kernel.ok("sys.unraisablehook = lambda unraisable: unheard.append(str(unraisable))")
+    for kind in ("NodePanel", "Chat"):
+        ran = kernel.run(f"{kind}()")
+        assert ran.error is not None
+        assert ran.error["evalue"] == "This notebook has no node: run %load_ext dpc_jupyter first."
+    kernel.run("sys.last_traceback = sys.last_value = sys.last_exc = None\n1/0")
+    assert kernel.value("gc.collect() and unheard") == "[]", "one that was never made whole goes quietly"

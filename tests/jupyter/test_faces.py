@@ -353,9 +353,13 @@ def test_the_choice_of_a_face_is_the_notebooks_and_one_that_fails_leaves_it(
 
 def test_sharing_can_be_paused_from_a_face(screen: Screen, node: BackgroundNode) -> None:
     screen.call("pause", on=True)
-    assert screen.state["node"]["paused"] is True
+    assert screen.state["node"]["paused"]
+    screen.call("apply", edits=[{"kind": "person", "node_id": DAVE, "listed": True}])
+    assert node.service.home.read_access().paused, "an editor's edit of something else keeps it"
     screen.call("pause", on=False)
-    assert screen.state["node"]["paused"] is False
+    assert not screen.state["node"]["paused"]
+    node.service.home.edit_access(lambda document: firewall.set_paused(document, True))
+    screen.until(lambda: screen.state["node"]["paused"])
 
 
 @pytest.mark.parametrize("runs", [False, True])

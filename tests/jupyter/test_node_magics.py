@@ -8,6 +8,7 @@ import nbformat
 import psutil
 from running_host import RunningHost
 
+from dpc_jupyter import firewall
 from dpc_jupyter.cli.demo import notebook_path
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import Identity
@@ -54,10 +55,28 @@ def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> Non
     assert "running=1, tokens_per_day=500" in kernel.ok("%dpc_firewall").text
     for wrong in ("running", "running=", "runing=2", "running=-1", "running=0"):
         assert kernel.run(f"%dpc_firewall allow dave --limit {wrong}").status == "error"
+    doubted = kernel.ok("%dpc_firewall allow dave lama3 --group lab").stdout.splitlines()
+    assert re.fullmatch(r"No engine here has lama3 now; (did you mean|there is: ).+", doubted[-2])
+    assert doubted[-1] == "Group lab is new."
     assert kernel.ok("%dpc_firewall pause").stdout.startswith("Sharing is paused")
-    assert kernel.ok("%dpc_firewall resume").stdout == "Sharing goes on.\n"
+    assert "Sharing is paused" in kernel.ok("%dpc_status").stdout
+    assert kernel.ok("%dpc_firewall").stdout.startswith("Sharing is paused")
+    assert kernel.ok("%dpc_firewall resume").stdout == "Sharing is on.\n"
     assert kernel.ok("%dpc_firewall off").stdout == "Sharing is off.\n"
     assert kernel.ok("%dpc_firewall pending").stdout == "Nobody has asked and been refused.\n"
+
+
+def test_sharing_is_paused_for_the_whole_home_without_a_node_too(kernel: Kernel, asker_home: Home) -> None:
+    node_id = "dpc-node-" + "d" * 32
+    kernel.ok("%dpc_firewall on")
+    kernel.ok("%dpc_firewall pause")
+    assert asker_home.read_access().paused
+    asker_home.edit_access(lambda document: firewall.allow(document, node_id, name="dave", expires="2020-01-31"))
+    assert "ended 2020-01-31" in kernel.ok("%dpc_firewall").text
+    assert "Let in: dave (ended 2020-01-31)." in kernel.ok("%dpc_start").stdout
+    assert kernel.ok("%dpc_firewall on").stdout.startswith("Sharing is paused"), "one word does one thing"
+    kernel.ok("%dpc_firewall resume")
+    assert not asker_home.read_access().paused
 
 
 def test_the_firewall_takes_the_notebooks_variables(kernel: Kernel) -> None:

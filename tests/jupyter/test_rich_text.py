@@ -109,6 +109,7 @@ def test_code_of_a_known_language_is_coloured_and_of_any_other_only_shown() -> N
     assert '<span class="k">for</span>' in to_html("```python\nfor i in x:\n```")
     for plainly in ("```c\nfor(;;)\n```", "```evil\nfor\n```", "```\nfor\n```", f"```python\n{'for ' * 3000}\n```"):
         assert "<span" not in to_html(plainly)
+    assert 'class="err"' not in to_html("```python\n$x = 1\n```")
 
 
 def test_formulas_that_are_not_to_be_typeset_are_text() -> None:

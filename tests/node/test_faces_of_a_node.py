@@ -24,22 +24,41 @@ from node.waiting import until
 
 
 async def test_a_host_that_is_paused_refuses_what_is_new_and_finishes_what_it_has(allowed: Pair) -> None:
+    allowed.limit(running=1)
     allowed.engine.hold()
-    running = await allowed.started()
-    await allowed.host.pause(True)
+    running, waiting = await allowed.started(), allowed.ask()
+    await until(lambda: waiting.status is not None and waiting.status.position == 1)
+    allowed.host.access.set_paused(True)
     assert allowed.host.status().paused and allowed.host.status().sharing
     with pytest.raises(Busy, match="the host's owner has paused sharing; try again later"):
         await allowed.ask().complete()
     assert (await allowed.host.execute_ai_query("hello", timeout_s=5).__aiter__().__anext__()) is not None
     allowed.engine.gate.set()
-    assert (await running.complete()).text == PIECE * 4
-    await allowed.host.pause(False)
+    assert (await running.complete()).text == (await waiting.complete()).text == PIECE * 4
+    allowed.host.access.set_paused(False)
     assert (await allowed.ask().complete()).text == PIECE * 4
     assert not allowed.host.status().paused
 
 
+async def test_a_pause_of_one_node_holds_for_every_node_of_its_home_and_for_those_that_start_later(
+    allowed: Pair, make_node: MakeNode
+) -> None:
+    beside = await make_node("anna's notebook", home=allowed.host.home)
+    beside.access.set_paused(True)
+    await until(lambda: allowed.host.status().paused, within_s=1)
+    with pytest.raises(Busy, match="paused sharing"):
+        await allowed.ask().complete()
+    assert allowed.asker.peers()[0].models, "whoever is let in stays so"
+    later = await make_node("anna tomorrow", home=allowed.host.home)
+    assert later.status().paused
+    later.access.set_paused(False)
+    await until(lambda: not allowed.host.status().paused, within_s=1)
+    assert (await allowed.ask().complete()).text == PIECE * 4
+
+
 async def test_a_stranger_does_not_learn_that_a_host_is_paused(stranger: Pair) -> None:
-    await stranger.host.pause(True)
+    stranger.host.access.set_sharing(True)
+    stranger.host.access.set_paused(True)
     with pytest.raises(AccessDenied):
         await stranger.ask().complete()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -12,13 +13,14 @@ from dpc_jupyter.errors import Busy, InferenceError
 from dpc_jupyter.node.answer import AnswerStream
 from dpc_jupyter.node.host import OPEN_LIMIT, OPEN_LIMIT_BYTES
 from dpc_jupyter.node.peer import UNSENT_LIMIT_BYTES, Peer
-from dpc_jupyter.protocol.connection import BadRequest, _encode
+from dpc_jupyter.protocol.connection import BadRequest, Event, _encode
 from dpc_jupyter.protocol.framing import encode_frame
 from dpc_jupyter.protocol.messages import (
     GetProviders,
     Message,
     ProvidersResponse,
     RemoteInferenceCancel,
+    RemoteInferenceChunk,
     RemoteInferenceRequest,
 )
 from dpc_jupyter.scheduling import FrameBudget
@@ -248,6 +250,82 @@ async def test_a_peers_flood_of_frames_is_worked_off_in_turns(allowed: Pair, mon
     assert 0 < first < len(flood), "the first turn takes a part"
     assert told == [message.request_id for message in flood], "nothing is lost, and the order holds"
     assert len(turns) > 10, "everyone else had turns between"
+
+
+FLOOD = 40_000
+
+
+def in_frames(message: Message) -> bytes:
+    return encode_frame(_encode(message)) * FLOOD
+
+
+@pytest.mark.parametrize("end", [Peer.close, Peer.abort, Peer.refuse])
+async def test_what_comes_over_a_link_that_we_have_ended_is_dropped_unread(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch, end: Callable[[Peer, str], None]
+) -> None:
+    parsed: list[bytes] = []
+    link = allowed.host_link
+
+    def parse(data: bytes) -> list[Event]:
+        parsed.append(data)
+        return []
+
+    monkeypatch.setattr(link._connection, "receive_data", parse)
+    if end is Peer.refuse:
+        monkeypatch.setattr(link._connection, "refuse", lambda sentence: None)  # as if it had just proved its id
+    end(link, "enough")
+    link.data_received(in_frames(RemoteInferenceCancel("none")))
+    await asyncio.sleep(0.05)
+    assert link.closed and parsed == [] and link._inbox == []
+
+
+async def test_nothing_more_is_read_of_a_peer_that_floods_and_goes(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(allowed.host._host, "cancel", lambda peer, request_id: told.append(request_id))
+    monkeypatch.setattr(allowed.host._links, "_frames", FrameBudget(time.monotonic, 1e9, 1e9))
+    link = allowed.host_link
+    link.data_received(in_frames(RemoteInferenceCancel("none")))
+    first = len(told)
+    link.stream_closed("it has gone")
+    assert link.closed and 0 < len(told) == first < FLOOD
+
+
+async def test_what_a_host_said_before_it_went_is_read_in_turns_to_the_end(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[int] = []
+    turns = 0
+    link, loop = allowed.asker_link, asyncio.get_running_loop()
+    await allowed.ask().complete()
+    monkeypatch.setattr(allowed.asker._requester, "take_chunk", lambda peer, chunk: told.append(chunk.index))
+
+    def tick() -> None:
+        nonlocal turns
+        turns += 1
+        if not link.closed:
+            loop.call_soon(tick)
+
+    link.data_received(in_frames(RemoteInferenceChunk("none", 0, "x")))
+    link.stream_closed("it has gone")
+    assert not link.closed and len(told) < FLOOD
+    tick()
+    await until(lambda: link.closed)
+    assert len(told) == FLOOD, "an answer may end there"
+    assert turns > 10, "everyone else had turns between"
+
+
+async def test_a_host_that_floods_over_its_budget_and_goes_is_waited_for_no_longer(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await allowed.ask().complete()
+    monkeypatch.setattr(allowed.asker._links, "_frames", FrameBudget(time.monotonic, 1.0, 20.0))
+    allowed.asker_link.data_received(in_frames(RemoteInferenceCancel("none")))
+    link = allowed.asker_link
+    assert not link.closed
+    link.stream_closed("it has gone")
+    assert link.closed
 
 
 async def test_a_nodes_flood_of_frames_waits_over_all_of_its_links_and_nothing_of_it_is_lost(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 import inspect
 import time
@@ -80,8 +81,8 @@ class Calls:
 
     def pause(self, on: bool) -> None:
         """Take no new requests from peers for now; what runs goes on."""
-        node = self._running()
-        node.run(node.service.pause(on))
+        self._running()  # without a node no face shows whether it is paused
+        self._notebook.access.set_paused(on)
 
     # The access file.
 
@@ -120,7 +121,7 @@ class Calls:
             self.dismiss(node_id)
         else:
             access.allow(node_id, name=name or None, models=(model,) if model else (), expires=expires)
-        return {"sentence": allowed(access.rules.document, access.rules, node_id)}
+        return {"sentence": allowed(access.rules, dt.datetime.now(dt.UTC), node_id)}
 
     def dismiss(self, node_id: str) -> None:
         """Forget that a node asked."""

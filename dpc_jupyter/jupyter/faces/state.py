@@ -259,12 +259,11 @@ def access_view(path: str, rules: Rules, used: Mapping[str, int], now: dt.dateti
                 "listed": node_id in listed,
                 "groups": [group for group, ids in members.items() if node_id in ids],
                 "expires": label(str(nodes.get(node_id, {}).get("expires", ""))),
-                "expired": rules.enabled and _is_let_in(node_id, listed, allowed, members) and not known(node_id),
+                "expired": rules.has_ended(node_id, now),
                 "legacy_ok": bool(nodes.get(node_id, {}).get("legacy_ok", False)),
                 "tokens_today": used.get(node_id, 0),
                 **_terms(nodes.get(node_id, {})),
             }
-            for known in [lambda node_id: rules.is_known(node_id, now)]
             for node_id in ids
         ],
     }
@@ -272,10 +271,6 @@ def access_view(path: str, rules: Rules, used: Mapping[str, int], now: dt.dateti
 
 def _sentence(error: str | None) -> str | None:
     return None if error is None else label(error, SENTENCE_CHARS)
-
-
-def _is_let_in(node_id: str, listed: list[str], allowed: list[str], members: Document) -> bool:
-    return node_id in listed or any(node_id in members.get(group, []) for group in allowed)
 
 
 def _terms(place: Mapping[str, Any]) -> Document:

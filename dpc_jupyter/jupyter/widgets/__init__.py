@@ -66,8 +66,9 @@ class _View(anywidget.AnyWidget):
 
     def close(self) -> None:
         """End it in every view."""
-        self._hub.detach(self.model_id)
-        super().close()
+        if self.comm is not None:  # else it is closed, or was never made whole
+            self._hub.detach(self.client)
+            super().close()
 
 
 class HostPicker(_View):
@@ -99,7 +100,14 @@ class Chat(_View):
 
     def __init__(self) -> None:
         super().__init__()
-        self._conversation: Conversation = current_faces().chats[self.model_id]
+        self._chats = current_faces().chats
+        self._conversation: Conversation = self._chats[self.client]
+
+    def close(self) -> None:
+        """End it in every view, and stop its answer; what was said stays with this object."""
+        if self.comm is not None:
+            super().close()
+            self._chats.close(self.client)
 
     def ask(
         self, prompt: str, host: str | None = None, model: str | None = None, options: Mapping[str, Any] | None = None

@@ -25,6 +25,10 @@ export function chat(el, client, t) {
   };
   const forgetState = client.onState((_state, changed) => {
     if (changed.includes("link") && client.link === "live") load();
+    if (client.link === "ended" && running) { // nothing more will come
+      const messages = [...shown.values()].map(({ message }) => ({ ...message, streaming: false }));
+      take({ running: false, messages });
+    }
     if (changed.some((section) => section === "link" || section === "hosts" || section === "chosen")) draw();
   });
   const forgetChat = client.onChat((news) => news.chat === number && take(news));
@@ -90,12 +94,13 @@ export function chat(el, client, t) {
   function show(message) {
     const had = shown.get(message.id);
     if (had && JSON.stringify(had.message) === JSON.stringify(message)) return;
-    const { role, text } = message;
+    const { role, text, foot } = message;
     const props = { class: `dpc-chat-message dpc-chat-${role}`, "aria-label": speaker(role) };
     const element = had?.element ?? h("article", props);
     if (!had) log.append(element);
     shown.set(message.id, { message, element });
-    update(element, role === "assistant" ? answer(message) : [role === "error" ? failure(text) : text]);
+    update(element, role === "assistant" ? answer(message) : role === "error" ? [failure(text)] : [
+      text, foot && h("div", { key: "foot", class: "dpc-chat-aside" }, foot)]);
     if (!message.streaming) element.querySelectorAll(".dpc-chat-html pre").forEach(addCopy);
   }
 

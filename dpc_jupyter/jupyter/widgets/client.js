@@ -37,13 +37,14 @@ export class Client {
     return new Promise((resolve, reject) => {
       const fail = (sentence) => {
         this.#settle(id, { error: sentence });
-        if (method === "state") this.setLink("lost");
+        if (method === "state" && this.link !== "ended") this.setLink("lost");
       };
       const late = () => fail(this.#t("The kernel has not answered for 30 s: it is busy or gone."));
       const timer = setTimeout(late, CALL_MS);
       this.#calls.set(id, { resolve, reject, timer });
       const send = async () => this.#send({ client: this.id, id, method, params });
-      send().catch(() => fail(this.#t("The kernel cannot be reached: is it running?")));
+      send().catch(() => fail(this.link === "ended" ? this.#t("The kernel was restarted: run this cell again.")
+        : this.#t("The kernel cannot be reached: is it running?")));
     });
   }
 
@@ -77,7 +78,7 @@ export class Client {
     if (chat) for (const callback of this.#chatCallbacks) callback(chat);
   }
 
-  /** "live" or "lost": the kernel is gone, or silent, or has not loaded us. */
+  /** "live"; "lost": the kernel is gone, or silent, or has not loaded us; "ended": it is another one than a widget's. */
   setLink(link) {
     if (link === this.link) return;
     this.link = link;
@@ -143,20 +144,29 @@ export function widgetClient(model) {
     comm = (await model.widget_manager?._create_comm?.("dpc.rpc", uuid(), {})) ?? null;
     comm?.on_close?.(() => { comm = null; });
   })().catch(() => {});
+  // A widget's comm ends with its kernel, and no kernel after it knows that widget.
+  const end = () => client.setLink("ended");
   const client = new Client(async (message) => {
     await opened;
-    // A kernel that does not know us (any more) learns of us through the widget.
-    if (comm && client.link === "live") comm.send(message);
-    else model.send(message);
+    try {
+      // A kernel that does not know us (any more) learns of us through the widget.
+      if (comm && client.link === "live") comm.send(message);
+      else model.send(message);
+    } catch (error) {
+      end();
+      throw error;
+    }
   }, { id: model.get("client") || undefined });
   client.chat = client.id;
   const receive = (message) => client.receive(message);
   model.on("msg:custom", receive);
+  model.on("comm_live_update", end); // the widget manager has seen a restart; where it sees none, the next message does
   const dispose = client.dispose.bind(client);
   client.dispose = () => {
     model.off("msg:custom", receive);
+    model.off("comm_live_update", end);
     dispose();
-    opened.then(() => comm?.close?.());
+    opened.then(() => comm?.close?.()).catch(() => {}); // its kernel has gone
   };
   return client;
 }
@@ -222,6 +232,9 @@ export class Calls {
 /** What a lost link means to a reader; nothing while it is live. */
 export function linkSentence(client, t) {
   if (client.link === "live") return "";
+  if (client.link === "ended") {
+    return t("The kernel was restarted, and what you see is old: run %load_ext dpc_jupyter in a cell, then this one again.");
+  }
   return Object.keys(client.state).length
     ? t("No word from the kernel: what you see may be old.")
     : t("Nothing here yet: run %load_ext dpc_jupyter in a cell, then this one again.");

@@ -1,4 +1,5 @@
 // What views are built from: `h` makes elements, `update` morphs what is shown into what should be; and a few parts.
+import { shortId } from "./format.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const SVG_TAGS = new Set(["svg", "polyline"]);
@@ -95,6 +96,12 @@ function isBeingTyped(node, given) {
 /** The dot before a host or a node: state "ready", "busy", "known" or "unreachable" is told by its shape, too. */
 export function mark(state, text) {
   return h("span", { class: `dpc-mark dpc-mark-${state}`, role: "img", "aria-label": text, title: text });
+}
+
+/** Beside a peer's name: any other node may bear it too, or one that looks like it; none has the same id. */
+export function idBeside(name, id) {
+  const short = shortId(id);
+  return id !== "local" && name !== short && h("span", { key: "id", class: "dpc-fact dpc-beside", title: id }, short);
 }
 
 /** Why something failed, in place. */

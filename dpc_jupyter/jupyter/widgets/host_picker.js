@@ -1,5 +1,5 @@
 // Pick a compute host, and one of its models, for this notebook.
-import { arrowKeys, button, connectForm, failure, h, mark, update } from "./dom.js";
+import { arrowKeys, button, connectForm, failure, h, idBeside, mark, update } from "./dom.js";
 import { absenceFacts, hostState, line, linkFacts, modelFacts, queueFacts } from "./format.js";
 import { Calls, linkSentence } from "./client.js";
 
@@ -47,16 +47,16 @@ export function hostPicker(el, client, t) {
     const away = host.state === "unreachable";
     const busy = calls.busy(host.id);
     const shown = unfolded.has(host.id) ? models : folded(models, here && chosen.model);
-    const id = host.id === "local" ? [] : [host.id];
+    const id = idBeside(host.name, host.id);
     const rest = models.length - shown.length;
     const facts = line(linkFacts(host), queueFacts(host, t), absenceFacts(host, t));
     return h("div", { key: host.id, class: `dpc-row${here ? " dpc-here" : ""}${away ? " dpc-away" : ""}`, role: "group",
-      "aria-label": line(host.name, hostState(host, t), facts), "aria-busy": busy || null },
+      "aria-label": line(host.name, id && id.textContent, hostState(host, t), facts), "aria-busy": busy || null },
       mark(host.state, hostState(host, t)),
       h("div", { class: "dpc-grow" },
         h("div", { class: "dpc-line" },
           choice("dpc-name", h("bdi", {}, host.name), host, null, {
-            away, title: [t("Ask %1, its first model", host.name), ...id].join("\n") }),
+            away, title: t("Ask %1, its first model", host.name) }), id,
           h("span", { class: "dpc-fact", title: host.reason || null }, busy ? t("linking…") : facts),
           here && h("span", { class: "dpc-badge" }, t("this notebook"))),
         shown.length > 0 && h("div", { class: "dpc-chips" },

@@ -1,5 +1,5 @@
 // This node at a glance: who it is, whom it may ask, whom it lets in, and what runs.
-import { arrowKeys, button, connectForm, copyText, failure, h, mark, toggle, update } from "./dom.js";
+import { arrowKeys, button, connectForm, copyText, failure, h, idBeside, mark, toggle, update } from "./dom.js";
 import { absenceFacts, count, hostState, line, linkFacts, queueFacts } from "./format.js";
 import { requestProgress, shortId, tokensPerSecond } from "./format.js";
 import { Calls, linkSentence } from "./client.js";
@@ -112,7 +112,7 @@ export function nodePanel(el, client, t) {
       h("div", { class: "dpc-grow" },
         h("div", { class: "dpc-line" },
           h("button", { type: "button", class: "dpc-item dpc-name", role: "radio", tabindex: -1, "aria-checked": here,
-            "aria-disabled": away || null, onclick: choose }, h("bdi", {}, host.name)),
+            "aria-disabled": away || null, onclick: choose }, h("bdi", {}, host.name)), idBeside(host.name, host.id),
           h("span", { class: "dpc-fact" }, busy ? t("linking…") : line(linkFacts(host))),
           here && h("span", { class: "dpc-badge" }, t("this notebook"))),
         h("div", { class: "dpc-fact", title: host.reason || null },
@@ -146,10 +146,11 @@ export function nodePanel(el, client, t) {
   }
 
   function requestRow(arrow, way, request, model) {
+    const id = idBeside(request.name, request.peer);
     return h("div", { class: "dpc-row" },
       h("span", { class: "dpc-arrow", role: "img", "aria-label": way, title: way }, arrow),
       h("div", { class: "dpc-grow" },
-        h("bdi", {}, request.name), " · ", h("bdi", {}, model || t("any model")),
+        h("bdi", {}, request.name), id && [" ", id], " · ", h("bdi", {}, model || t("any model")),
         h("div", { class: "dpc-fact" }, requestProgress(request, t))));
   }
 

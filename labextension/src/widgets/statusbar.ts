@@ -4,7 +4,7 @@ import { Widget } from '@lumino/widgets';
 import type { Translate } from '../contract';
 import type { NotebookModel } from '../model';
 import { h, mark, update } from '../views';
-import { chosenHost, stateName, statusText } from '../wording';
+import { accessTrouble, chosenHost, stateName, statusText } from '../wording';
 
 /** "● anna · 64 tokens/s · 2 peers   Sharing off" of the current notebook; a click opens the sidebar. */
 export class StatusItem extends Widget {
@@ -48,10 +48,11 @@ export class StatusItem extends Widget {
     }
     const { phase, state } = this._model;
     const { main, sharing } = statusText(state, this.showPeers, this._t);
+    const title = [accessTrouble(state, this._t), this._t('Open the node panel')].filter(Boolean).join('\n');
     update(this.node, [
       h(
         'button',
-        { type: 'button', title: this._t('Open the node panel'), onclick: this._open },
+        { type: 'button', title, onclick: this._open },
         mark(chosenHost(state)?.state ?? 'unreachable', stateName(phase, state, this._t)),
         h('span', null, main),
         h('span', null, sharing)

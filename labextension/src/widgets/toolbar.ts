@@ -3,7 +3,7 @@ import { Widget } from '@lumino/widgets';
 import type { Translate } from '../contract';
 import type { NotebookModel } from '../model';
 import { h, mark, update } from '../views';
-import { choiceLabel, choiceTooltip, chosenHost, stateName } from '../wording';
+import { accessTrouble, choiceLabel, choiceTooltip, chosenHost, stateName } from '../wording';
 import { openPicker } from './popup';
 
 /** "● anna · llama3-70b ▾" in a notebook's toolbar: whom it asks, and the way to choose. */
@@ -61,8 +61,10 @@ export class HostButton extends Widget {
   }
 
   private _draw(): void {
-    const { phase, state, note } = this._model;
+    const { phase, state } = this._model;
     const t = this._t;
+    // Notebook 7 has no status bar.
+    const note = [this._model.note, phase === 'live' ? accessTrouble(state, t) : ''].filter(Boolean).join('\n');
     this.setHidden(
       phase === 'none' || (phase === 'connecting' && !state.chosen) || (phase === 'absent' && !this._offers)
     );
