@@ -401,6 +401,7 @@ def test_a_spoilt_file_is_named_and_everything_else_is_shown(
 
 
 def test_a_key_that_others_can_read_is_named(screen: Screen, asker_home: Home) -> None:
+    screen.shows("node", running=False, error=None, node_id=asker_home.load_identity().node_id)  # looked at once
     (asker_home.path / "node.key").chmod(0o644)
     fault = screen.shows("node", running=False, node_id="")["error"]
     assert "chmod 600" in fault
