@@ -11,8 +11,10 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
 from dpc_jupyter.backends.registry import Registry, open_registry
-from dpc_jupyter.errors import Busy, DpcError, InvalidRequest, PeerNotConnected
+from dpc_jupyter.errors import Busy, ConnectError, DpcError, InvalidRequest, NobodyListens, PeerNotConnected
 from dpc_jupyter.home import PENDING_LIMIT, Home
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.access import Access
@@ -24,7 +26,7 @@ from dpc_jupyter.node.local import run_here
 from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
-from dpc_jupyter.node.requester import Requester
+from dpc_jupyter.node.requester import Requester, lost
 from dpc_jupyter.node.status import KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.messages import (
@@ -39,6 +41,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceChunk,
     RemoteInferenceRequest,
     RemoteInferenceResponse,
+    RemoteInferenceResume,
     RemoteInferenceStatus,
 )
 from dpc_jupyter.sanitize import is_word, label
@@ -49,8 +52,17 @@ WATCH_EVERY_S = 0.3
 # Models come and go on an engine without telling; peers are told again when the list differs.
 OFFERS_EVERY_S = 10.0
 STRANGER_REQUEST_EVERY_S = 1.0
+# How long a host keeps what it says to an asker that is away.
+COME_BACK_S = 600.0
+# A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
+_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 3.0, 3.0
 
 _log = logging.getLogger(__name__)
+
+
+def _may_be_back(error: BaseException) -> bool:
+    """Silence may be a network that is down; where the machine says that no node is there, its memory is gone."""
+    return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
 
 
 class CoreService:
@@ -88,6 +100,7 @@ class CoreService:
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._to_note: dict[str, tuple[str, str, float]] = {}
         self._noting = False
+        self._coming_back: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -367,6 +380,7 @@ class CoreService:
     def peer_opened(self, peer: Peer) -> None:
         """From the links."""
         peer.send(GetProviders())
+        self._requester.resume(peer)
         self._tell_of(peer, "peer_connected", f"connected from {peer.address}.")
 
     def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
@@ -382,6 +396,8 @@ class CoreService:
                 self._handle_inference_request(peer, message)
             case RemoteInferenceCancel():
                 self._host.cancel(peer, message.request_id)
+            case RemoteInferenceResume():
+                self._host.resume(peer, message.request_id, message.next_index)
             case GetProviders():
                 self._offers.answer(peer)
             case ProvidersResponse():
@@ -396,10 +412,33 @@ class CoreService:
         name = self.directory.name_of(peer)
         self._host.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
+        if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
+            self._coming_back.add(peer.node_id)
+            self._spawn(self._come_back(peer.node_id, name, reason))
         self._offers.forget(peer)
         if peer.outgoing and self._links.of(peer.node_id) is None:
             self.directory.note_lost(peer.node_id, f"disconnected: {reason}")
         self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
+
+    async def _come_back(self, node_id: str, name: str, reason: str) -> None:
+        """Get the link to a host back that requests wait for, or fail them once."""
+        try:
+            async for attempt in AsyncRetrying(
+                wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
+                stop=stop_after_delay(COME_BACK_S),
+                retry=retry_if_exception(_may_be_back),
+                reraise=True,
+            ):
+                with attempt:
+                    if (back := self._links.of(node_id)) is not None:
+                        self._requester.resume(back)
+                    if self._requester.waiting_for(node_id):
+                        await self.connect(node_id, timeout_s=_REDIAL_TIMEOUT_S)
+        except DpcError as error:
+            cause = "its node has ended" if isinstance(error, NobodyListens) else reason
+            self._requester.give_up(node_id, lost(name, cause))
+        finally:
+            self._coming_back.discard(node_id)
 
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
         if not self.is_known(peer.node_id):

@@ -88,6 +88,10 @@ class Peer:
         Nobody has let this node in: it may send little, and more ends the link.
     asked : bool
         We have sent it a request: its answers are wanted, late ones too.
+    resumes : bool
+        Both sides can go on with a request over another link.
+    lost : bool
+        The link broke: neither side ended it in order, and its peer may come back.
     """
 
     def __init__(self, stream: ByteStream, connection: Connection, owner: Owner, *, outgoing: bool) -> None:
@@ -105,7 +109,7 @@ class Peer:
         self._paused = False
         self._timer: asyncio.TimerHandle | None = None
         self._wait_s = 0.0
-        self.stranger = self.asked = False
+        self.stranger = self.asked = self.resumes = self.lost = False
         self.closed = False
         self.outgoing = outgoing
         self.node_id = self.name = self.session = ""
@@ -172,10 +176,11 @@ class Peer:
         # Long enough to read why; whoever does not hang up must not hold a descriptor.
         self._loop.call_later(_REFUSED_LINGER_S, self._stream.abort)
 
-    def close(self, reason: str) -> None:
-        """End the link in order, telling an extended peer why."""
+    def close(self, reason: str, *, lost: bool = False) -> None:
+        """End the link in order, telling an extended peer why; `lost` if it has a better one by now."""
         if self.closed:
             return
+        self.lost = lost
         if self.extended and self.node_id:
             with contextlib.suppress(LocalProtocolError):  # refused, or already said
                 self._connection.send(Goodbye(reason[:256]))
@@ -239,6 +244,7 @@ class Peer:
     def stream_closed(self, reason: str) -> None:
         """From the stream."""
         self._read(turn_s=float("inf"))  # what came before the end may hold the end of an answer
+        self.lost = self.lost or not self.closed
         self._end(reason)
         self._owner.stream_gone(self)
 
@@ -269,6 +275,7 @@ class Peer:
         if isinstance(event, Authenticated):
             self.node_id, self.name = event.node_id, label(event.name)
             self.session = "" if event.ext is None else event.ext.session
+            self.resumes = event.ext is not None and event.ext.resume
             self._owner.peer_authenticated(self)
             if self.outgoing:
                 self._opened()
@@ -300,6 +307,7 @@ class Peer:
         if not self._paused:  # we do not listen: that is no silence
             self._silent_beats += 1
         if self._silent_beats > SILENCE_S / PING_EVERY_S:
+            self.lost = True
             self.abort(f"it was silent for {SILENCE_S:g} s")
             return
         self._pinged_at = time.monotonic()
@@ -322,6 +330,8 @@ class Peer:
                     outbox.emit()
         finally:
             self._flush_due = False
+        if self._outboxes and self._has_room.is_set():
+            self._schedule()  # one of them has more than it may send in a turn
         data = self._connection.data_to_send()
         if data and not self._stream.write(data):
             self._has_room.clear()
