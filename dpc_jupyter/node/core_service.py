@@ -9,6 +9,7 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -28,6 +29,7 @@ from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
 from dpc_jupyter.node.requester import Requester, lost
 from dpc_jupyter.node.status import KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.unfinished import NOTE_AFTER_S, Unfinished, UnfinishedRequest
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.messages import (
     ChatMessage,
@@ -91,8 +93,10 @@ class CoreService:
         self._registry = registry or open_registry(self.home.read_providers(), self.home.models_folder)
         self._links = Links(self.identity, self.name, self.session, self)
         self._requester = Requester(self.identity.node_id)
+        self._unfinished = Unfinished(self.home, self.identity.key_pem)
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._asking: dict[AnswerStream, None] = {}
+        self._noted: dict[AnswerStream, asyncio.TimerHandle | None] = {}  # None: it is in the file
         self._pieces = 0
         self._offers = Offers(self._host)
         self._stranger_told_at = float("-inf")
@@ -114,6 +118,7 @@ class CoreService:
         """
         if listen is not None:
             await self.listen(*listen)
+        await asyncio.to_thread(self._unfinished.look)
         self._spawn(self._watch_files())
 
     async def listen(self, host: str, port: int) -> PeerUri:
@@ -326,7 +331,15 @@ class CoreService:
 
     def _request_inference_from_peer(self, host: str, request: InferenceRequest) -> AnswerStream:
         peer = self._peer(host)
-        stream = self._requester.open(peer, request, self.directory.name_of(peer), self._asked)
+        name = self.directory.name_of(peer)
+        before = self._unfinished.take(peer.node_id, request) if peer.resumes else None
+        if before is None:
+            stream = self._requester.open(peer, request, name, self._asked)
+            if peer.resumes:
+                self._noted[stream] = asyncio.get_running_loop().call_later(NOTE_AFTER_S, self._note_asked, stream)
+        else:
+            stream = self._requester.collect(peer, replace(request, request_id=before), name, self._asked, anew=True)
+            self._noted[stream] = None
         for offer in peer.offers:
             if request.provider in (None, offer.alias) and request.model in (None, offer.model):
                 stream.expected = (offer.model, offer.alias)
@@ -341,8 +354,41 @@ class CoreService:
         task = self._spawn(run_here(self._registry, stream))
         return stream
 
+    def unfinished(self) -> tuple[UnfinishedRequest, ...]:
+        """Answers that a process of this user asked for and did not live to read; asking the same collects them."""
+        self._unfinished.look()
+        return self._unfinished.requests()
+
+    def collect(self, request_id: str) -> AnswerStream:
+        """Read such an answer, of a host that is linked.
+
+        Raises
+        ------
+        InvalidRequest
+            There is no such request, or no more.
+        PeerNotConnected
+            Its host is not linked.
+        """
+        for known in self.unfinished():
+            if known.request_id == request_id:
+                peer = self._peer(known.host)
+                request = InferenceRequest(request_id, (), known.model or None)
+                stream = self._requester.collect(peer, request, known.host_name, self._asked)
+                self._asking[stream] = self._noted[stream] = None
+                return stream
+        raise InvalidRequest(f"No request {label(request_id)} can be collected: %dpc_pending shows those that can.")
+
+    def _note_asked(self, stream: AnswerStream) -> None:
+        self._noted[stream] = None
+        self._write(self._unfinished.note, stream.host, stream.host_name, stream.request)
+
     def _asked(self, stream: AnswerStream) -> None:
         self._asking.pop(stream, None)
+        if stream in self._noted:
+            if (timer := self._noted.pop(stream)) is not None:
+                timer.cancel()
+            else:
+                self._write(self._unfinished.forget, stream.request.request_id)
         self._pieces += stream.pieces
         answer = stream.answer
         self.ledger.record(

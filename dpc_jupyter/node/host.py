@@ -132,7 +132,7 @@ class Host:
         """A peer asks. Every request gets exactly one response, unless its link ends first."""
         key = (peer.node_id, request.request_id)
         # Request ids are idempotent: what is being answered, or was, is not run again.
-        if (serving := self._open.get(key)) is not None or self._kept.get(*key) is not None:
+        if (serving := self._open.get(key)) is not None or self._finished(*key) is not None:
             if serving is None or serving.peer is not peer:
                 self.resume(peer, request.request_id, 0)
             return
@@ -164,7 +164,8 @@ class Host:
     def resume(self, peer: Peer, request_id: str, next_index: int) -> None:
         """An asker is back on another link, and has the chunks before `next_index`."""
         key = (peer.node_id, request_id)
-        serving = self._open.get(key) or self._kept.get(*key)
+        # One that failed is told only to an asker who was there: whoever has nothing of it asks anew.
+        serving = self._open.get(key) or (self._kept.get(*key) if next_index else self._finished(*key))
         if serving is None or not serving.streams:
             sentence = "This host has no such answer, or no more: it may have been restarted. Ask again."
             self.refuse(peer, request_id, AnswerGone(sentence))
@@ -177,6 +178,10 @@ class Host:
                 self._count(serving.peer, -1)
                 self._count(peer, 1)
             serving.attach(peer, next_index)
+
+    def _finished(self, node_id: str, request_id: str) -> Serving | None:
+        kept = self._kept.get(node_id, request_id)
+        return kept if kept is not None and kept.cause is None else None
 
     def _count(self, peer: Peer, more: int) -> None:
         self._open_of[peer] += more

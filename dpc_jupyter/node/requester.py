@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from dpc_jupyter.errors import DpcError, InferenceError, InvalidRequest, LocalProtocolError, PeerLost, from_wire
+from dpc_jupyter.errors import (
+    AnswerGone,
+    DpcError,
+    InferenceError,
+    InvalidRequest,
+    LocalProtocolError,
+    PeerLost,
+    from_wire,
+)
 from dpc_jupyter.node.answer import AnswerStream, Outcome, Usage
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import InferenceRequest
@@ -40,6 +48,7 @@ class _Open:
     stream: AnswerStream
     peer: Peer
     next_index: int = 0
+    asks_anew: bool = False
 
 
 class Requester:
@@ -81,11 +90,25 @@ class Requester:
         return self._follow(peer, request, host_name, closed)
 
     def collect(
-        self, peer: Peer, request: InferenceRequest, host_name: str, closed: Callable[[AnswerStream], None]
+        self,
+        peer: Peer,
+        request: InferenceRequest,
+        host_name: str,
+        closed: Callable[[AnswerStream], None],
+        *,
+        anew: bool = False,
     ) -> AnswerStream:
-        """Read, from its beginning, the answer to a request that was sent before, maybe by another process."""
+        """Read, from its beginning, the answer to a request that was sent before, by this process or another.
+
+        Parameters
+        ----------
+        anew : bool
+            Ask again if the host has it no more.
+        """
         peer.send(RemoteInferenceResume(request.request_id, 0))
-        return self._follow(peer, request, host_name, closed)
+        stream = self._follow(peer, request, host_name, closed)
+        self._pending_inference_requests[peer.node_id, request.request_id].asks_anew = anew
+        return stream
 
     def _follow(
         self, peer: Peer, request: InferenceRequest, host_name: str, closed: Callable[[AnswerStream], None]
@@ -133,6 +156,10 @@ class Requester:
         if held is None:
             return
         stream = held.stream
+        if held.asks_anew and response.code == AnswerGone.code:
+            held.asks_anew = False
+            peer.send(_wire_request(stream.request, peer.extended))
+            return
         if response.status == "error":
             sentence = plain(response.error or "the host gave no reason", 1000)
             if sentence == DENIED:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ import pytest
 
 from dpc_jupyter.errors import AccessDenied, AnswerGone, ConnectError, InvalidRequest, PeerLost, RequestCancelled
 from dpc_jupyter.node.answer import AnswerStream
+from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.kept import KEEP_LIMIT, KEEP_LIMIT_CHARS, KEEP_S, KeptAnswers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation
@@ -241,3 +244,78 @@ def test_kept_answers_are_bounded_by_number_size_and_time() -> None:
     now[0] = KEEP_S + 1
     kept.expire()
     assert kept.get("carol", "0") is None
+
+
+def orphaned(node: CoreService) -> None:
+    """As if the process that asked had ended: a pid that no process has."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    node.home.edit_asked(lambda entries: {known: entry | {"pid": dead.pid} for known, entry in entries.items()})
+    node._unfinished.look()
+
+
+@pytest.fixture
+def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpc_jupyter.node.core_service.NOTE_AFTER_S", 0.0)
+
+
+async def test_asking_the_same_after_a_crash_collects_the_answer(
+    noted_at_once: None, allowed: Pair, make_node: MakeNode
+) -> None:
+    allowed.engine.hold()
+    await allowed.started("why?")
+    await until(allowed.asker.home.read_asked)
+    orphaned(allowed.asker)
+    (known,) = allowed.asker.unfinished()
+    assert (known.host, known.host_name) == (allowed.host_id, "anna")
+    heir = await make_node("bob again", home=allowed.asker.home)
+    await heir.connect(str(allowed.host.uri))
+    heirs = Pair(allowed.host, heir, allowed.engine)
+    other, same = heirs.ask("another question"), heirs.ask("why?")
+    allowed.engine.gate.set()
+    assert [(await stream.complete()).text for stream in (other, same)] == [PIECE * 4] * 2
+    assert len(allowed.engine.seen) == 2
+    assert same.request.request_id == known.request_id != other.request.request_id
+    await until(lambda: not heir.home.read_asked())
+
+
+async def test_an_answer_is_collected_by_its_id_too(noted_at_once: None, allowed: Pair) -> None:
+    allowed.engine.hold()
+    stream = await allowed.started("why?")
+    await until(allowed.asker.home.read_asked)
+    allowed.engine.gate.set()
+    cut(allowed)
+    orphaned(allowed.asker)
+    (known,) = allowed.asker.unfinished()
+    await until(lambda: allowed.asker.peers())
+    assert (await allowed.asker.collect(known.request_id).complete()).text == PIECE * 4
+    with pytest.raises(InvalidRequest, match="%dpc_pending"):
+        allowed.asker.collect("none-such")
+    stream.cancel()
+
+
+async def test_what_the_host_has_no_more_is_asked_anew(noted_at_once: None, allowed: Pair) -> None:
+    allowed.engine.hold()
+    lost = await allowed.started("why?")
+    await until(allowed.asker.home.read_asked)
+    noted = allowed.asker.home.read_asked()
+    lost.cancel()
+    await until(lambda: not (allowed.asker.home.read_asked() or allowed.host.status().serving))
+    allowed.asker.home.edit_asked(lambda _: noted)
+    orphaned(allowed.asker)
+    allowed.engine.gate.set()
+    assert (await allowed.ask("why?").complete()).text == PIECE * 4
+    assert len(allowed.engine.seen) == 2
+
+
+async def test_a_living_process_keeps_its_own(noted_at_once: None, allowed: Pair) -> None:
+    allowed.engine.hold()
+    first = await allowed.started("why?")
+    await until(allowed.asker.home.read_asked)
+    second = await allowed.started("why?")
+    assert first.request.request_id != second.request.request_id and not allowed.asker.unfinished()
+    assert "why" not in (allowed.asker.home.path / "asked.json").read_text()
+    allowed.engine.gate.set()
+    for stream in (first, second):
+        await stream.complete()
+    await until(lambda: not allowed.asker.home.read_asked())
