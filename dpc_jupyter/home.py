@@ -20,6 +20,7 @@ PENDING_LIMIT = 100
 PENDING_EVERY_S = 60.0
 _LOCK_TIMEOUT_S = 10.0
 _ACCESS, _PROVIDERS, _PEERS, _PENDING = ".dpc_access.json", "providers.json", "peers.json", "pending.json"
+_ASKED = "asked.json"
 _IDENTITY = ("node.key", "node.crt", "node.id")
 _NEW_ACCESS: Document = {
     "_comment": "Who may use this machine's models. Saved edits take effect at once; so does %dpc_firewall.",
@@ -150,6 +151,14 @@ class Home:
     def edit_peers(self, change: Change) -> dict[str, Document]:
         """Replace ``peers.json`` by what `change` makes of it; raises as `access_document`."""
         return self._edit_entries(_PEERS, change)
+
+    def read_asked(self) -> dict[str, Document]:
+        """Open requests of this user's processes: request id to what `node.unfinished` keeps; raises as `pending`."""
+        return self._read_entries(_ASKED)
+
+    def edit_asked(self, change: Change) -> dict[str, Document]:
+        """Replace ``asked.json`` by what `change` makes of it; raises as `pending`."""
+        return self._edit_entries(_ASKED, change)
 
     def pending(self) -> dict[str, Document]:
         """Refused strangers, oldest first: node id to ``{"name", "model", "when"}``; raises as `access_document`."""

@@ -9,10 +9,13 @@ import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+
 from dpc_jupyter.backends.registry import Registry, open_registry
-from dpc_jupyter.errors import Busy, DpcError, InvalidRequest, PeerNotConnected
+from dpc_jupyter.errors import Busy, ConnectError, DpcError, InvalidRequest, NobodyListens, PeerNotConnected
 from dpc_jupyter.home import PENDING_LIMIT, Home
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.access import Access
@@ -24,8 +27,9 @@ from dpc_jupyter.node.local import run_here
 from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
-from dpc_jupyter.node.requester import Requester
+from dpc_jupyter.node.requester import Requester, lost
 from dpc_jupyter.node.status import KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.unfinished import NOTE_AFTER_S, Unfinished, UnfinishedRequest
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.messages import (
     ChatMessage,
@@ -39,6 +43,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceChunk,
     RemoteInferenceRequest,
     RemoteInferenceResponse,
+    RemoteInferenceResume,
     RemoteInferenceStatus,
 )
 from dpc_jupyter.sanitize import is_word, label
@@ -49,8 +54,17 @@ WATCH_EVERY_S = 0.3
 # Models come and go on an engine without telling; peers are told again when the list differs.
 OFFERS_EVERY_S = 10.0
 STRANGER_REQUEST_EVERY_S = 1.0
+# How long a host keeps what it says to an asker that is away.
+COME_BACK_S = 600.0
+# A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
+_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 3.0, 3.0
 
 _log = logging.getLogger(__name__)
+
+
+def _may_be_back(error: BaseException) -> bool:
+    """Silence may be a network that is down; where the machine says that no node is there, its memory is gone."""
+    return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
 
 
 class CoreService:
@@ -79,8 +93,10 @@ class CoreService:
         self._registry = registry or open_registry(self.home.read_providers(), self.home.models_folder)
         self._links = Links(self.identity, self.name, self.session, self)
         self._requester = Requester(self.identity.node_id)
+        self._unfinished = Unfinished(self.home, self.identity.key_pem)
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._asking: dict[AnswerStream, None] = {}
+        self._noted: dict[AnswerStream, asyncio.TimerHandle | None] = {}  # None: it is in the file
         self._pieces = 0
         self._offers = Offers(self._host)
         self._stranger_told_at = float("-inf")
@@ -88,6 +104,7 @@ class CoreService:
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._to_note: dict[str, tuple[str, str, float]] = {}
         self._noting = False
+        self._coming_back: set[str] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -101,6 +118,7 @@ class CoreService:
         """
         if listen is not None:
             await self.listen(*listen)
+        await asyncio.to_thread(self._unfinished.look)
         self._spawn(self._watch_files())
 
     async def listen(self, host: str, port: int) -> PeerUri:
@@ -313,7 +331,15 @@ class CoreService:
 
     def _request_inference_from_peer(self, host: str, request: InferenceRequest) -> AnswerStream:
         peer = self._peer(host)
-        stream = self._requester.open(peer, request, self.directory.name_of(peer), self._asked)
+        name = self.directory.name_of(peer)
+        before = self._unfinished.take(peer.node_id, request) if peer.resumes else None
+        if before is None:
+            stream = self._requester.open(peer, request, name, self._asked)
+            if peer.resumes:
+                self._noted[stream] = asyncio.get_running_loop().call_later(NOTE_AFTER_S, self._note_asked, stream)
+        else:
+            stream = self._requester.collect(peer, replace(request, request_id=before), name, self._asked, anew=True)
+            self._noted[stream] = None
         for offer in peer.offers:
             if request.provider in (None, offer.alias) and request.model in (None, offer.model):
                 stream.expected = (offer.model, offer.alias)
@@ -328,8 +354,41 @@ class CoreService:
         task = self._spawn(run_here(self._registry, stream))
         return stream
 
+    def unfinished(self) -> tuple[UnfinishedRequest, ...]:
+        """Answers that a process of this user asked for and did not live to read; asking the same collects them."""
+        self._unfinished.look()
+        return self._unfinished.requests()
+
+    def collect(self, request_id: str) -> AnswerStream:
+        """Read such an answer, of a host that is linked.
+
+        Raises
+        ------
+        InvalidRequest
+            There is no such request, or no more.
+        PeerNotConnected
+            Its host is not linked.
+        """
+        for known in self.unfinished():
+            if known.request_id == request_id:
+                peer = self._peer(known.host)
+                request = InferenceRequest(request_id, (), known.model or None)
+                stream = self._requester.collect(peer, request, known.host_name, self._asked)
+                self._asking[stream] = self._noted[stream] = None
+                return stream
+        raise InvalidRequest(f"No request {label(request_id)} can be collected: %dpc_pending shows those that can.")
+
+    def _note_asked(self, stream: AnswerStream) -> None:
+        self._noted[stream] = None
+        self._write(self._unfinished.note, stream.host, stream.host_name, stream.request)
+
     def _asked(self, stream: AnswerStream) -> None:
         self._asking.pop(stream, None)
+        if stream in self._noted:
+            if (timer := self._noted.pop(stream)) is not None:
+                timer.cancel()
+            else:
+                self._write(self._unfinished.forget, stream.request.request_id)
         self._pieces += stream.pieces
         answer = stream.answer
         self.ledger.record(
@@ -363,6 +422,7 @@ class CoreService:
     def peer_opened(self, peer: Peer) -> None:
         """From the links."""
         peer.send(GetProviders())
+        self._requester.resume(peer)
         self._tell_of(peer, "peer_connected", f"connected from {peer.address}.")
 
     def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
@@ -378,6 +438,8 @@ class CoreService:
                 self._handle_inference_request(peer, message)
             case RemoteInferenceCancel():
                 self._host.cancel(peer, message.request_id)
+            case RemoteInferenceResume():
+                self._host.resume(peer, message.request_id, message.next_index)
             case GetProviders():
                 self._offers.answer(peer)
             case ProvidersResponse():
@@ -392,10 +454,33 @@ class CoreService:
         name = self.directory.name_of(peer)
         self._host.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
+        if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
+            self._coming_back.add(peer.node_id)
+            self._spawn(self._come_back(peer.node_id, name, reason))
         self._offers.forget(peer)
         if peer.outgoing and self._links.of(peer.node_id) is None:
             self.directory.note_lost(peer.node_id, f"disconnected: {reason}")
         self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
+
+    async def _come_back(self, node_id: str, name: str, reason: str) -> None:
+        """Get the link to a host back that requests wait for, or fail them once."""
+        try:
+            async for attempt in AsyncRetrying(
+                wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
+                stop=stop_after_delay(COME_BACK_S),
+                retry=retry_if_exception(_may_be_back),
+                reraise=True,
+            ):
+                with attempt:
+                    if (back := self._links.of(node_id)) is not None:
+                        self._requester.resume(back)
+                    if self._requester.waiting_for(node_id):
+                        await self.connect(node_id, timeout_s=_REDIAL_TIMEOUT_S)
+        except DpcError as error:
+            cause = "its node has ended" if isinstance(error, NobodyListens) else reason
+            self._requester.give_up(node_id, lost(name, cause))
+        finally:
+            self._coming_back.discard(node_id)
 
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
         if not self.is_known(peer.node_id):

@@ -65,7 +65,7 @@ class Links:
     def __init__(self, identity: Identity, name: str, session: str, node: Node) -> None:
         self._identity = identity
         self._name = name
-        self._ext = Ext(1, session, stream=True)
+        self._ext = Ext(1, session, stream=True, resume=True)
         self._node = node
         self._client_context = client_context()
         self._listener: Listener | None = None
@@ -216,7 +216,7 @@ class Links:
             self._leave_gate(peer)
         key = (peer.node_id, peer.session, peer.outgoing)
         if (older := self._peers.pop(key, None)) is not None:
-            older.close("replaced by a newer connection of the same session")
+            older.close("replaced by a newer connection of the same session", lost=True)
         self._peers[key] = peer
         self._opened.add(peer)
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():

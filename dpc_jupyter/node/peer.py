@@ -88,6 +88,10 @@ class Peer:
         Nobody has let this node in: it may send little, and more ends the link.
     asked : bool
         We have sent it a request: its answers are wanted, late ones too.
+    resumes : bool
+        Both sides can go on with a request over another link.
+    lost : bool
+        The link broke: neither side ended it in order, and its peer may come back.
     """
 
     def __init__(self, stream: ByteStream, connection: Connection, owner: Owner, *, outgoing: bool) -> None:
@@ -106,7 +110,7 @@ class Peer:
         self._stream_ended: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait_s = 0.0
-        self.stranger = self.asked = False
+        self.stranger = self.asked = self.resumes = self.lost = False
         self.closed = False
         self.outgoing = outgoing
         self.node_id = self.name = self.session = ""
@@ -173,10 +177,11 @@ class Peer:
         # Long enough to read why; whoever does not hang up must not hold a descriptor.
         self._loop.call_later(_REFUSED_LINGER_S, self._stream.abort)
 
-    def close(self, reason: str) -> None:
-        """End the link in order, telling an extended peer why."""
+    def close(self, reason: str, *, lost: bool = False) -> None:
+        """End the link in order, telling an extended peer why; `lost` if it has a better one by now."""
         if self.closed:
             return
+        self.lost = lost
         if self.extended and self.node_id:
             with contextlib.suppress(LocalProtocolError):  # refused, or already said
                 self._connection.send(Goodbye(reason[:256]))
@@ -218,6 +223,7 @@ class Peer:
                         return
                 self._events = None
         except RemoteProtocolError as error:
+            self.lost = False
             self._hang_up(label(str(error), 1200))  # a refusal quotes the peer
             return
         if self._stream_ended is not None:
@@ -248,7 +254,9 @@ class Peer:
         self._stream_ended = reason
         if self.closed:
             self._owner.stream_gone(self)
-        elif self.asked:
+            return
+        self.lost = True
+        if self.asked:
             self._read()  # what came before the end may hold the end of an answer
         else:
             self._end(reason)  # whoever has gone waits for no reply
@@ -282,6 +290,7 @@ class Peer:
         if isinstance(event, Authenticated):
             self.node_id, self.name = event.node_id, label(event.name)
             self.session = "" if event.ext is None else event.ext.session
+            self.resumes = event.ext is not None and event.ext.resume
             self._owner.peer_authenticated(self)
             if self.outgoing:
                 self._opened()
@@ -291,6 +300,7 @@ class Peer:
             if event.timestamp == self._pinged_at:  # any other is no echo of ours
                 self.rtt_s = time.monotonic() - self._pinged_at
         elif isinstance(event, Goodbye):
+            self.lost = False
             self._hang_up(f"it said goodbye: {label(event.reason, 200) or 'no reason'}")
         elif not isinstance(event, Unknown):
             self._owner.peer_said(self, event)
@@ -313,6 +323,7 @@ class Peer:
         if not self._paused:  # we do not listen: that is no silence
             self._silent_beats += 1
         if self._silent_beats > SILENCE_S / PING_EVERY_S:
+            self.lost = True
             self.abort(f"it was silent for {SILENCE_S:g} s")
             return
         self._pinged_at = time.monotonic()
@@ -335,6 +346,8 @@ class Peer:
                     outbox.emit()
         finally:
             self._flush_due = False
+        if self._outboxes and self._has_room.is_set():
+            self._schedule()  # one of them has more than it may send in a turn
         data = self._connection.data_to_send()
         if data and not self._stream.write(data):
             self._has_room.clear()

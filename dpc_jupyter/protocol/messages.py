@@ -46,11 +46,14 @@ class Ext(Struct, frozen=True, omit_defaults=True):
         Names one running node. An identity may hold several sessions at once (two notebooks, one user).
     stream : bool
         CHUNK, STATUS and CANCEL are understood.
+    resume : bool
+        RESUME is: a request outlives the link that it came by.
     """
 
     v: int
     session: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+\Z")]
     stream: bool = False
+    resume: bool = False
 
 
 class HelloChallenge(Message, frozen=True):
@@ -253,6 +256,13 @@ class RemoteInferenceCancel(Message, frozen=True):
     request_id: RequestId
 
 
+class RemoteInferenceResume(Message, frozen=True):
+    """Go on with a request of mine over this link, from the chunk `next_index`; one that is over is answered again."""
+
+    request_id: RequestId
+    next_index: Count
+
+
 class Ping(Message, frozen=True):
     """Are you there? `timestamp` comes back unchanged; only its sender reads it."""
 
@@ -288,6 +298,7 @@ COMMANDS: dict[str, type[Message]] = {
     "REMOTE_INFERENCE_CHUNK": RemoteInferenceChunk,
     "REMOTE_INFERENCE_RESPONSE": RemoteInferenceResponse,
     "REMOTE_INFERENCE_CANCEL": RemoteInferenceCancel,
+    "REMOTE_INFERENCE_RESUME": RemoteInferenceResume,
     "PING": Ping,
     "PONG": Pong,
     "GOODBYE": Goodbye,
@@ -296,7 +307,7 @@ COMMAND_OF: dict[type[Message], str] = {struct: word for word, struct in COMMAND
 
 # Only between peers that both offered `ext`; from anyone else they count as unknown.
 EXTENSIONS: frozenset[type[Message]] = frozenset(
-    {RemoteInferenceStatus, RemoteInferenceChunk, RemoteInferenceCancel, Ping, Pong, Goodbye}
+    {RemoteInferenceStatus, RemoteInferenceChunk, RemoteInferenceCancel, RemoteInferenceResume, Ping, Pong, Goodbye}
 )
 
 Payload = dict[str, Any]

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import cast
 
-from dpc_jupyter.errors import ConnectError
+from dpc_jupyter.errors import ConnectError, NobodyListens
 from dpc_jupyter.transports.base import Receiver
 
 # 8888, where D-PC Messenger listens, is Jupyter's port.
@@ -159,7 +159,7 @@ async def dial(host: str, port: int, context: ssl.SSLContext, timeout_s: float) 
     Raises
     ------
     ConnectError
-        Nobody answers there, or what answers does not speak TLS.
+        Nobody answers there, or what answers does not speak TLS; `NobodyListens` where the machine itself says so.
     """
     loop = asyncio.get_running_loop()
     where = f"{host}:{port}"
@@ -179,7 +179,7 @@ async def dial(host: str, port: int, context: ssl.SSLContext, timeout_s: float) 
             f"Nothing answered at {where} within {timeout_s:g} s. Is the host up, the port open?"
         ) from error
     except ConnectionRefusedError as error:
-        raise ConnectError(f"Nothing listens at {where}. Is the host started and sharing?") from error
+        raise NobodyListens(f"Nothing listens at {where}. Is the host started and sharing?") from error
     except ssl.SSLError as error:
         raise ConnectError(f"What listens at {where} does not speak TLS as a node does.") from error
     except (OSError, ValueError) as error:

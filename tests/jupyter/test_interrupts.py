@@ -77,7 +77,7 @@ def test_a_host_that_is_killed_is_named_within_two_seconds_and_the_partial_text_
         gone: list[float] = []
 
         def kill_the_host(ran: Ran) -> bool:
-            if not gone and ran.displays and "anna" not in ran.text and len(ran.text.split()) > 8:
+            if not gone and ran.displays and "anna" not in ran.text and len(ran.text.split()) > 20:
                 gone.append(time.monotonic())
                 host.process.kill()
             return False

@@ -151,7 +151,10 @@ def v15_ends() -> Pair:
     return ends
 
 
-EXTENDING = ("REMOTE_INFERENCE_STATUS", "REMOTE_INFERENCE_CHUNK", "REMOTE_INFERENCE_CANCEL", "PING", "PONG", "GOODBYE")
+EXTENDING = (
+    *("REMOTE_INFERENCE_STATUS", "REMOTE_INFERENCE_CHUNK", "REMOTE_INFERENCE_CANCEL", "REMOTE_INFERENCE_RESUME"),
+    *("PING", "PONG", "GOODBYE"),
+)
 
 
 def test_the_extension_commands_are_those_of_section_3() -> None:
@@ -344,6 +347,7 @@ MALFORMED: dict[str, object] = {
     "REMOTE_INFERENCE_CHUNK": {"request_id": "r", "index": -1},
     "REMOTE_INFERENCE_RESPONSE": {"request_id": "r", "status": "maybe"},
     "REMOTE_INFERENCE_CANCEL": {},
+    "REMOTE_INFERENCE_RESUME": {"request_id": ""},
     "PING": {"timestamp": 10**400},
     "PONG": {"timestamp": "now"},
     "GOODBYE": {"reason": "x" * 257},
