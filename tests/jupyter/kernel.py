@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import psutil
-from jupyter_client.manager import start_new_kernel
+from jupyter_client.manager import KernelManager
 
 LIMIT_S = 60.0
 Message = dict[str, Any]
@@ -67,9 +68,13 @@ class Kernel:
     """Runs cells."""
 
     def __init__(self, environment: dict[str, str]) -> None:
-        self._manager, self._client = start_new_kernel(
-            startup_timeout=60, env=environment, extra_arguments=["--IPKernelApp.log_level=40"]
-        )
+        # Not TCP, whose ports are chosen free and taken later: another program may come between.
+        self._sockets = tempfile.TemporaryDirectory()
+        self._manager = KernelManager(transport="ipc", ip=f"{self._sockets.name}/kernel")
+        self._manager.start_kernel(env=environment, extra_arguments=["--IPKernelApp.log_level=40"])
+        self._client = self._manager.client()
+        self._client.start_channels()
+        self._client.wait_for_ready(timeout=LIMIT_S)
         self.pid = int(self.value("__import__('os').getpid()"))
         bare = psutil.Process(self.pid).memory_info().rss
         self.ok("%load_ext dpc_jupyter")
@@ -145,3 +150,4 @@ class Kernel:
         self._client.stop_channels()
         self._manager.shutdown_kernel(now=False)
         self._manager.cleanup_resources()
+        self._sockets.cleanup()
