@@ -27,6 +27,8 @@ PROOF_LIMIT_BYTES = 16 * 1024
 # For the peer to take what is left and answer our closing, as over TLS.
 _SHUTDOWN_S = 2.0
 
+_NO_WAY = "no way through the network was found, or the one there was is gone"
+
 _closing: set[asyncio.Future[None]] = set()
 
 
@@ -208,17 +210,22 @@ class WebRtcStream:
     # The end.
 
     def _channel_closed(self) -> None:
-        self._break("closed here" if self._closing else "the peer closed the connection")
+        if rtc_limits.way_is_gone(self._connection):
+            self._break(_NO_WAY, ConnectError)
+        else:
+            self._break("closed here" if self._closing else "the peer closed the connection", ConnectError)
 
     def _state_changed(self) -> None:
+        if self._broken is not None:
+            return
         if self._connection.connectionState == "failed":
             if self._connection.iceConnectionState == "failed":
-                self._break("no way through the network was found, or the one there was is gone", ConnectError)
+                self._break(_NO_WAY, ConnectError)
             else:
                 # DTLS itself, or aiortc's comparison of the certificate with the SDP.
                 self._break("it does not hold the key that its offer or answer names; someone may be in the middle")
         elif self._connection.connectionState == "closed":
-            self._break("the peer closed the connection")
+            self._channel_closed()
 
     def _break(self, reason: str, kind: type[DpcError] = HandshakeError) -> None:
         """Nothing more goes out or comes in; the sockets close, and then it is over."""

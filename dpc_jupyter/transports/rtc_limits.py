@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dpc_jupyter.transports.sdp import CANDIDATES_LIMIT
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 _PACKETS_LIMIT = 4096
 # One is ours. A stream is made for every number that a peer writes.
 _STREAMS_LIMIT = 4
+# Each end waits so long in turn for STUN and TURN servers that are gone; aioice's 5 s would use up what a user waits.
+_SERVER_ANSWERS_S = 2.0
 
 
 class _Datagrams(asyncio.Queue[Any]):
@@ -43,7 +46,8 @@ def bound(connection: RTCPeerConnection, arrived: Callable[[], None], broken: Ca
     sctp: Any = connection.sctp
     ice = sctp.transport.transport._connection
     ice._queue = _Datagrams()
-    received, handle = ice.request_received, sctp._handle_data
+    ice.get_component_candidates = partial(ice.get_component_candidates, timeout=_SERVER_ANSWERS_S)
+    received, handle, keep_asking = ice.request_received, sctp._handle_data, ice.query_consent
 
     def request_received(message: Any, address: tuple[str, int], protocol: Any) -> None:
         # Each new address of a check is one more that ICE sends to. Without a priority it would end by a KeyError.
@@ -66,7 +70,12 @@ def bound(connection: RTCPeerConnection, arrived: Callable[[], None], broken: Ca
             return
         arrived()
 
-    ice.request_received, sctp._handle_data = request_received, handle_data
+    async def query_consent() -> None:
+        # A connection that is closed while its checks come to an end would go on asking nobody, for ever.
+        if not ice._closing:
+            await keep_asking()
+
+    ice.request_received, sctp._handle_data, ice.query_consent = request_received, handle_data, query_consent
 
 
 def harden_sockets(connection: RTCPeerConnection) -> None:
@@ -82,6 +91,12 @@ def _careful(take: Callable[[bytes, Any], None]) -> Callable[[bytes, Any], None]
             take(data, address)
 
     return datagram_received
+
+
+def way_is_gone(connection: RTCPeerConnection) -> bool:
+    """Whether ICE has given up a connection that nobody closed: the peer answered no check for 30 s (RFC 7675)."""
+    sctp: Any = connection.sctp
+    return bool(sctp.transport.transport._connection._closing)
 
 
 def remote_address(connection: RTCPeerConnection) -> str:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 HALF_OPEN_LIMIT = 16
 # The sender is the hub's word alone. A user's second notebook may dial while the first one does.
 HALF_OPEN_EACH = 4
-# From an offer to the channel. aioice gives a STUN or TURN server 5 s to answer, and NATs open within the first checks.
+# From an offer to the channel. STUN and TURN servers have 2 s of it to answer, and NATs open within the first checks.
 FIND_WAY_S = 15.0
 
 Payload = dict[str, Any]
@@ -120,14 +120,13 @@ class Answerer:
         """
         attempt = asyncio.get_running_loop().create_task(self._answer(sender, payload, reply))
         self._attempts.add(attempt)
+        attempt.add_done_callback(self._attempted)
         place = self._gate.enter(attempt.cancel, sender, FIND_WAY_S)
         try:
             await asyncio.wait({attempt})
         finally:
             place.done()
-            self._attempts.discard(attempt)
-            if not attempt.done():  # whoever waited for it was cancelled
-                attempt.cancel()
+            attempt.cancel()  # if it still runs, whoever waited for it was cancelled
         if attempt.cancelled():
             raise ConnectError(f"An offer of {sender} led to no link in time, or others needed its place.")
         stream = attempt.result()
@@ -139,6 +138,11 @@ class Answerer:
         for attempt in attempts:
             attempt.cancel()
         await asyncio.gather(*attempts, return_exceptions=True)
+
+    def _attempted(self, attempt: asyncio.Task[WebRtcStream]) -> None:
+        self._attempts.discard(attempt)
+        if not attempt.cancelled():
+            attempt.exception()  # looked at, also where nobody waits for it any more
 
     async def _answer(self, sender: str, payload: object, reply: Reply) -> WebRtcStream:
         offer = _description_in(payload, "offer")
