@@ -22,7 +22,8 @@ from dpc_jupyter.home import Home
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.protocol.messages import Options
 
-_BUFFER_BYTES = 256 * 1024
+# What suits aiortc best: with more it loses datagrams and waits a second for each, with less it idles.
+_BUFFER_BYTES = 16 * 1024
 _TIMEOUT_S = 20.0
 
 
