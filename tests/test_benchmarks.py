@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transports.signalling import needs_an_address
 
 from benchmarks.measure import interleave, median_ratio, percentile
 from benchmarks.rows import as_table, missing, row, write
 from benchmarks.stub import TOKEN_CHARS, made_at, token
-from transports.signalling import needs_an_address
 
 ROOT = Path(__file__).parent.parent
 FIELDS = {"metric", "unit", "ours", "peer", "peer_name", "ratio", "target", "ok"}
