@@ -1,8 +1,8 @@
 """What aiortc and aioice leave open to a peer, or to anybody who finds the port, and what is put before it.
 
 And one thing for speed: bytes are handed on before they are acknowledged. There are no hooks for any of it, so here,
-and nowhere else, private attributes are used. Read off aiortc 1.16 and aioice 0.13; `tests/transports/test_rtc_limits.py`
-breaks when they move.
+and nowhere else, private attributes are used. Read off aiortc 1.16 and aioice 0.13;
+`tests/transports/test_rtc_limits.py` breaks when they move.
 """
 
 from __future__ import annotations
