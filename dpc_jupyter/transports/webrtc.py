@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
@@ -121,12 +122,12 @@ class Answerer:
         attempt = asyncio.get_running_loop().create_task(self._answer(sender, payload, reply))
         self._attempts.add(attempt)
         attempt.add_done_callback(self._attempted)
-        place = self._gate.enter(attempt.cancel, sender, FIND_WAY_S)
+        place = self._gate.enter(partial(_cancel, attempt), sender, FIND_WAY_S)
         try:
             await asyncio.wait({attempt})
         finally:
             place.done()
-            attempt.cancel()  # if it still runs, whoever waited for it was cancelled
+            _cancel(attempt)  # if it still runs, whoever waited for it was cancelled
         if attempt.cancelled():
             raise ConnectError(f"An offer of {sender} led to no link in time, or others needed its place.")
         stream = attempt.result()
@@ -136,7 +137,7 @@ class Answerer:
         """Give up what is under way."""
         attempts = list(self._attempts)
         for attempt in attempts:
-            attempt.cancel()
+            _cancel(attempt)
         await asyncio.gather(*attempts, return_exceptions=True)
 
     def _attempted(self, attempt: asyncio.Task[WebRtcStream]) -> None:
@@ -158,6 +159,12 @@ class Answerer:
             await stream.give_up()
             raise
         return stream
+
+
+def _cancel(attempt: asyncio.Task[WebRtcStream]) -> None:
+    """Once: a second time would cut off the closing of its sockets."""
+    if not attempt.cancelling():
+        attempt.cancel()
 
 
 async def _prove(

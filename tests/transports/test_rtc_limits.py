@@ -71,6 +71,7 @@ def test_the_private_parts_that_are_used_are_where_they_were(ends: tuple[WebRtcS
         assert ice._protocols and all(
             each.datagram_received.__module__ == rtc_limits.__name__ for each in ice._protocols
         )
+        assert sctp._send_sack.__module__ == rtc_limits.__name__ and sctp._sack_needed is False
         assert isinstance(sctp._sack_misordered, set) and isinstance(sctp._inbound_streams, dict)
         assert all(isinstance(each.reassembly, list) for each in sctp._inbound_streams.values())
 

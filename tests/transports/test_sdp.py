@@ -20,11 +20,11 @@ t=0 0
 a=group:BUNDLE 0
 a=msid-semantic:WMS *
 m=application 47823 UDP/DTLS/SCTP webrtc-datachannel
-c=IN IP4 192.0.2.2
+c=IN IP4 192.0.2.7
 a=mid:0
 a=sctp-port:5000
 a=max-message-size:262144
-a=candidate:f957a2332b1715da3b0ef8ba684454eb 1 udp 2130706431 192.0.2.2 47823 typ host
+a=candidate:f957a2332b1715da3b0ef8ba684454eb 1 udp 2130706431 192.0.2.7 47823 typ host
 a=candidate:d0bcf3d9c29a2bc887618212a1623bfa 1 udp 2130706430 fd00::2 53513 typ srflx raddr 0.0.0.0 rport 9
 a=end-of-candidates
 a=ice-ufrag:H6yn
@@ -44,7 +44,7 @@ def test_an_honest_description_is_read_and_written_again() -> None:
     assert found.fingerprint == b"\xab" * 32 and found.setup == "actpass" and found.mid == "0"
     assert (found.username, found.password, found.sctp_port) == ("H6yn", "pHFbNJMeIdl8ZIZtOlxtUx", 5000)
     assert [(each.host, each.port, each.type) for each in found.candidates] == [
-        ("192.0.2.2", 47823, "host"),
+        ("192.0.2.7", 47823, "host"),
         ("fd00::2", 53513, "srflx"),
     ]
     assert sdp.read(found.text()) == found
