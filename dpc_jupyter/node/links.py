@@ -7,7 +7,6 @@ import secrets
 import socket
 import time
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
 from dpc_jupyter.identity import Identity, PeerKey, peer_key_from_der, peer_key_from_pem
@@ -21,7 +20,7 @@ from dpc_jupyter.transports.base import ByteStream
 from dpc_jupyter.transports.data_channel import WebRtcStream
 from dpc_jupyter.transports.gate import HalfOpen
 from dpc_jupyter.transports.ice import IceConfig
-from dpc_jupyter.transports.tls import Listener, client_context, dial, server_context
+from dpc_jupyter.transports.tls import Listener, TlsStream, client_context, dial, dial_over, server_context
 from dpc_jupyter.transports.webrtc import Answerer, Reply, Signal
 from dpc_jupyter.transports.webrtc import dial as dial_webrtc
 
@@ -81,11 +80,11 @@ class Links:
         self._node = node
         self._client_context = client_context()
         self._listener: Listener | None = None
+        self._inner: Listener | None = None  # for those whom a relay brings; the other one's gate is its own
         self._ice = ice
         self._answerer = Answerer(identity, ice, self._answered)
         self._half_open: dict[Peer, HalfOpen] = {}
         self._dialling: dict[Peer, asyncio.Future[Peer]] = {}
-        self._connecting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._peers: dict[tuple[str, str, bool], Peer] = {}
         self._opened: set[Peer] = set()
         self._streams: set[Peer] = set()
@@ -130,26 +129,40 @@ class Links:
         HandshakeError
             Somebody else answers there, or the peer turned us away; the sentence says which.
         """
-        # Two that connect at once share one link: a second one would replace the first.
-        async with self._connecting.setdefault(uri.node_id, asyncio.Lock()):
-            linked = self.of(uri.node_id)
-            if linked is not None and linked.outgoing:
-                return linked
-            return await self._connect(uri, timeout_s)
-
-    async def _connect(self, uri: PeerUri, timeout_s: float) -> Peer:
         stream = await dial(uri.host, uri.port, self._client_context, timeout_s)
+        peer = await self._speak_to(uri.node_id, stream, f"at {uri.host}:{uri.port}", timeout_s)
+        peer.uri = uri
+        return peer
+
+    async def dial_over(self, sock: socket.socket, node_id: str, via: Peer, timeout_s: float) -> Peer:
+        """Reach a node through a socket whose other end a peer carries to it; errors as `connect`."""
+        stream = TlsStream(f"over {via.node_id}", hops=(via.node_id, *via.hops))
+        await dial_over(sock, stream, self._client_context, timeout_s)
+        return await self._speak_to(node_id, stream, f"over {via.node_id}", timeout_s)
+
+    def accept_over(self, sock: socket.socket, via: Peer) -> None:
+        """Be reached through such a socket."""
+        hops = (via.node_id, *via.hops)
+        self._inner_listener().take(sock, via.node_id, TlsStream(f"over {via.node_id}", self._identity.cert_der, hops))
+
+    def _inner_listener(self) -> Listener:
+        if self._inner is None:
+            context = server_context(self._identity.key_pem, self._identity.cert_pem)
+            self._inner = Listener(context, self._identity.cert_der, self._accepted)
+        return self._inner
+
+    async def _speak_to(self, node_id: str, stream: TlsStream, where: str, timeout_s: float) -> Peer:
         try:
             found = peer_key_from_der(stream.server_cert_der).node_id
-            if found != uri.node_id:
+            if found != node_id:
                 raise HandshakeError(
-                    f"What answers at {uri.host}:{uri.port} is {found}, not {uri.node_id}. Nothing was sent. "
+                    f"What answers {where} is {found}, not {node_id}. Nothing was sent. "
                     "Ask the host's owner for its present address."
                 )
         except BaseException:
             stream.abort()
             raise
-        return await self._finish_handshake(self.adopt_client(stream, uri.node_id), uri.node_id, timeout_s)
+        return await self._finish_handshake(self.adopt_client(stream, node_id), node_id, timeout_s)
 
     async def dial_webrtc(self, node_id: str, signal: Signal, timeout_s: float) -> Peer:
         """Reach a node by WebRTC: `signal` carries our offer to it and returns its answer.
@@ -161,12 +174,8 @@ class Links:
         HandshakeError
             Somebody else answered, or the peer turned us away; the sentence says which.
         """
-        async with self._connecting.setdefault(f"{node_id} by WebRTC", asyncio.Lock()):
-            linked = self.of(node_id)
-            if linked is not None and linked.outgoing:
-                return linked
-            stream = await dial_webrtc(signal, self._identity, node_id, self._ice, timeout_s)
-            return await self._finish_handshake(self.adopt_client(stream, node_id), node_id, timeout_s)
+        stream = await dial_webrtc(signal, self._identity, node_id, self._ice, timeout_s)
+        return await self._finish_handshake(self.adopt_client(stream, node_id), node_id, timeout_s)
 
     async def take_offer(self, sender_node_id: str, payload: object, reply: Reply) -> None:
         """Answer an offer that a hub brought; returns when the peer says HELLO over the link, or there is none.
@@ -230,8 +239,8 @@ class Links:
 
     async def close(self, reason: str) -> None:
         """Stop listening, and say goodbye to everyone."""
-        if self._listener is not None:
-            await self._listener.close()
+        for listener in filter(None, (self._listener, self._inner)):
+            await listener.close()
         await self._answerer.close()
         for peer in list(self._streams):
             peer.close(reason)

@@ -42,6 +42,7 @@ class WebRtcStream:
     """
 
     kind = "WebRTC"
+    hops: tuple[str, ...] = ()
 
     def __init__(self, connection: RTCPeerConnection) -> None:
         self.address = ""

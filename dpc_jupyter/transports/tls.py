@@ -36,9 +36,9 @@ _WRITE_HIGH_BYTES = 256 * 1024
 class TlsStream(asyncio.Protocol):
     """A `ByteStream` over an asyncio TLS transport."""
 
-    kind = "TLS"
-
-    def __init__(self, address: str = "", server_cert_der: bytes = b"") -> None:
+    def __init__(self, address: str = "", server_cert_der: bytes = b"", hops: tuple[str, ...] = ()) -> None:
+        self.kind = "relay" if hops else "TLS"
+        self.hops = hops
         self.address = address
         self.server_cert_der = server_cert_der
         self._transport: asyncio.Transport | None = None
@@ -150,6 +150,27 @@ def server_context(key_pem: bytes, cert_pem: bytes) -> ssl.SSLContext:
         chain.write_bytes(key_pem + b"\n" + cert_pem)
         context.load_cert_chain(chain)
     return context
+
+
+async def dial_over(sock: socket.socket, stream: TlsStream, context: ssl.SSLContext, timeout_s: float) -> TlsStream:
+    """Finish the TLS handshake over a connected socket; errors as `dial`."""
+    loop = asyncio.get_running_loop()
+    create = loop.create_connection if sock.family != socket.AF_UNIX else loop.create_unix_connection
+    try:
+        async with asyncio.timeout(timeout_s):
+            await create(
+                lambda: stream,
+                sock=sock,
+                ssl=context,
+                server_hostname="",
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=_SHUTDOWN_S,
+            )
+    except TimeoutError as error:
+        raise ConnectError(f"Nothing answered {stream.address} within {timeout_s:g} s.") from error
+    except (OSError, ValueError) as error:
+        raise ConnectError(f"No connection {stream.address}: {error}.") from error
+    return stream
 
 
 async def dial(host: str, port: int, context: ssl.SSLContext, timeout_s: float) -> TlsStream:
@@ -291,11 +312,14 @@ class Listener:
                 # Out of file descriptors, say: it must neither end the listener nor spin it.
                 await asyncio.sleep(0.1)
                 continue
-            half_open = self._gate.enter(partial(_shut_down, sock), _limited_as(remote[0]), HANDSHAKE_S)
-            self._spawn(self._secure(sock, remote[0].removeprefix("::ffff:"), half_open))
+            self.take(sock, _limited_as(remote[0]), TlsStream(remote[0].removeprefix("::ffff:"), self._own_cert_der))
 
-    async def _secure(self, sock: socket.socket, address: str, half_open: HalfOpen) -> None:
-        stream = TlsStream(address, self._own_cert_der)
+    def take(self, sock: socket.socket, source: str, stream: TlsStream) -> None:
+        """Accept a connection: finish its TLS handshake if the gate has room, counted for `source`."""
+        half_open = self._gate.enter(partial(_shut_down, sock), source, HANDSHAKE_S)
+        self._spawn(self._secure(sock, stream, half_open))
+
+    async def _secure(self, sock: socket.socket, stream: TlsStream, half_open: HalfOpen) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: stream,

@@ -114,13 +114,6 @@ async def test_both_dial_each_other_at_the_same_moment_and_both_can_ask(make_nod
     assert all(not peer.closed for node in nodes for peer in node._links.peers)
 
 
-async def test_two_that_dial_one_node_at_once_share_the_link(make_node: MakeNode, make_hub: MakeHub) -> None:
-    host, asker = await make_node("anna", StubEngine()), await make_node("bob")
-    hub = make_hub(asker, host)
-    first, second = await asyncio.gather(dial(asker, host, hub), dial(asker, host, hub))
-    assert first is second and len(hub.offers) == 1
-
-
 async def test_a_node_that_stops_while_somebody_dials_leaves_nothing(make_node: MakeNode, make_hub: MakeHub) -> None:
     host, asker = await make_node("anna", StubEngine()), await make_node("bob")
     hub = make_hub(asker, host)
