@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import itertools
 import logging
 import platform
@@ -10,7 +11,9 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
@@ -22,10 +25,13 @@ from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.answer import Answer, AnswerStream
 from dpc_jupyter.node.directory import Directory, PeerUri
 from dpc_jupyter.node.host import Host, provider_info
+from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.local import run_here
 from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.relays import MESSAGES as RELAY_MESSAGES
+from dpc_jupyter.node.relays import Relays
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
 from dpc_jupyter.node.requester import Requester, lost
 from dpc_jupyter.node.status import KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
@@ -92,6 +98,13 @@ class CoreService:
         self._watch = self.home.watch()
         self._registry = registry or open_registry(self.home.read_providers(), self.home.models_folder)
         self._links = Links(self.identity, self.name, self.session, self)
+        self._relays = Relays(
+            self.identity.node_id,
+            lambda: self.access.rules,
+            lambda: self._links.peers,
+            self.directory.name_of,
+            self._links.accept_over,
+        )
         self._requester = Requester(self.identity.node_id)
         self._unfinished = Unfinished(self.home, self.identity.key_pem)
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
@@ -105,6 +118,8 @@ class CoreService:
         self._to_note: dict[str, tuple[str, str, float]] = {}
         self._noting = False
         self._coming_back: set[str] = set()
+        self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._attempts: dict[str, tuple[Attempt, ...]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -152,6 +167,7 @@ class CoreService:
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
         await self._offers.stop()
         await self._host.stop()
+        await self._relays.stop()
         await self._links.close(reason)
         await self._registry.close()
         self.ledger.close()  # not in a thread: at the interpreter's end there are no new ones
@@ -180,20 +196,42 @@ class CoreService:
             Nobody answers there; or somebody else does; or the peer refused us.
         """
         if ":" in where:  # of any scheme: what is wrong with it is said
-            uri: PeerUri | None = PeerUri.parse(where)
+            uri = PeerUri.parse(where)
+            node_id, ways = uri.node_id, [self._direct(uri, timeout_s)]
         else:
-            uri = self.directory.uri_of(self.directory.find(where, self._links.peers))
-        if uri is None:
-            raise PeerNotConnected(f"No address of {label(where)} is known: use its dpc:// address once.")
-        try:
-            peer = await self._links.connect(uri, timeout_s)
-        except DpcError as error:
-            self.directory.note_lost(uri.node_id, str(error))
-            raise
+            node_id = self.directory.find(where, self._links.peers)
+            ways = self._ways_to(node_id, timeout_s)
+        if not ways:
+            raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
+        # Two that connect at once share one link: a second one would replace the first.
+        async with self._reaching.setdefault(node_id, asyncio.Lock()):
+            peer = next((peer for peer in self._links.peers if peer.node_id == node_id and peer.outgoing), None)
+            if peer is None:
+                try:
+                    peer, self._attempts[node_id] = await climb(ways)
+                except DpcError as error:
+                    self.directory.note_lost(node_id, str(error))
+                    raise
         # The disk is not waited for: a peer is of use before its address is safe.
-        if (change := self.directory.remember(uri, peer.name, name)) is not None:
+        if (change := self.directory.remember(node_id, peer.uri, peer.name, name)) is not None:
             self._write(self.directory.save, change)
         return self._peer_status(peer)
+
+    def _ways_to(self, node_id: str, timeout_s: float) -> list[Way]:
+        """The ways to a node that may be tried, best first."""
+        direct = [self._direct(uri, timeout_s) for uri in self.directory.uris_of(node_id)]
+        return direct + [
+            Way(f"over {self.directory.name_of(via)}", partial(self._dial_over, via, node_id, timeout_s))
+            for via in self._links.peers
+            if any(each.node_id == node_id for each in via.relays)
+        ]
+
+    def _direct(self, uri: PeerUri, timeout_s: float) -> Way:
+        return Way(f"TLS at {uri.host}:{uri.port}", partial(self._links.connect, uri, timeout_s))
+
+    async def _dial_over(self, via: Peer, node_id: str, timeout_s: float) -> Peer:
+        sock = await self._relays.dial(via, node_id, timeout_s)
+        return await self._links.dial_over(sock, node_id, via, timeout_s)
 
     async def link_to(self, who: str, *, timeout_s: float = 10.0) -> PeerStatus:
         """The link to a peer, made if there is none; parameters and errors as `connect`."""
@@ -412,8 +450,8 @@ class CoreService:
     # Serving: what peers say, in one table's worth of branches.
 
     def is_known(self, node_id: str) -> bool:
-        """From the links."""
-        return self.access.is_known(node_id)
+        """From the links: who is let in, to compute or to be relayed, is no stranger."""
+        return self.access.is_known(node_id) or self.access.rules.may_relay(node_id, dt.datetime.now(dt.UTC))
 
     def legacy_ok(self, node_id: str) -> bool:
         """From the links."""
@@ -423,6 +461,7 @@ class CoreService:
         """From the links."""
         peer.send(GetProviders())
         self._requester.resume(peer)
+        self._relays.tell()
         self._tell_of(peer, "peer_connected", f"connected from {peer.address}.")
 
     def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
@@ -446,6 +485,8 @@ class CoreService:
                 if self._offers.take(peer, message):
                     name = self.directory.name_of(peer)
                     self._tell("models_changed", peer.node_id, f"{name} offers {len(peer.offers)} models.")
+            case _ if isinstance(message, RELAY_MESSAGES):
+                self._relays.take(peer, message)
             case BadRequest():
                 self._host.refuse(peer, message.request_id, InvalidRequest(f"Invalid request: {message.reason}"))
 
@@ -453,6 +494,7 @@ class CoreService:
         """From the links."""
         name = self.directory.name_of(peer)
         self._host.peer_closed(peer)
+        self._relays.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
         if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
             self._coming_back.add(peer.node_id)
@@ -475,15 +517,22 @@ class CoreService:
                     if (back := self._links.of(node_id)) is not None:
                         self._requester.resume(back)
                     if self._requester.waiting_for(node_id):
-                        await self.connect(node_id, timeout_s=_REDIAL_TIMEOUT_S)
+                        await self._try_to_come_back(node_id, name)
         except DpcError as error:
             cause = "its node has ended" if isinstance(error, NobodyListens) else reason
             self._requester.give_up(node_id, lost(name, cause))
         finally:
             self._coming_back.discard(node_id)
 
+    async def _try_to_come_back(self, node_id: str, name: str) -> None:
+        try:
+            await self.connect(node_id, timeout_s=_REDIAL_TIMEOUT_S)
+        except ConnectError as error:
+            self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
+            raise
+
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
-        if not self.is_known(peer.node_id):
+        if not self.access.is_known(peer.node_id):
             now = time.monotonic()
             if now - self._stranger_asked_at.get(peer.node_id, -1e9) < STRANGER_REQUEST_EVERY_S:
                 self._host.refuse(peer, request.request_id, Busy("Busy: one request a second until you are let in."))
@@ -521,6 +570,7 @@ class CoreService:
             # Without a change too: a permission may have expired.
             self._links.reconsider()
             self._host.reconsider()
+            self._relays.reconsider()
             if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
                 offered_at = time.monotonic()
                 self._offers.push()

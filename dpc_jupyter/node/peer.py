@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
 from dpc_jupyter.protocol.connection import Authenticated, BadRequest, Connection, Event
@@ -18,6 +18,7 @@ from dpc_jupyter.protocol.messages import (
     Pong,
     ProviderInfo,
     ProvidersResponse,
+    RelayPeer,
     RemoteInferenceChunk,
     RemoteInferenceResponse,
     RemoteInferenceStatus,
@@ -25,6 +26,9 @@ from dpc_jupyter.protocol.messages import (
 )
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.base import ByteStream
+
+if TYPE_CHECKING:
+    from dpc_jupyter.node.directory import PeerUri
 
 PING_EVERY_S = 5.0
 # A notebook's kernel may hold the interpreter lock in one long computation; a dead TCP peer is known far sooner.
@@ -82,6 +86,10 @@ class Peer:
         We dialled.
     offers : tuple of ProviderInfo
         The models that the peer last said we may use.
+    relays : tuple of RelayPeer
+        Those to whom the peer last said it would relay us.
+    uri : PeerUri or None
+        Where it was dialled directly.
     rtt_s : float or None
         Round trip in seconds, of the last PING.
     stranger : bool
@@ -117,6 +125,8 @@ class Peer:
         self.load: Load | None = None
         self._pinged_at = -1.0
         self.offers: tuple[ProviderInfo, ...] = ()
+        self.relays: tuple[RelayPeer, ...] = ()
+        self.uri: PeerUri | None = None
         self.rtt_s: float | None = None
 
     @property
@@ -128,6 +138,11 @@ class Peer:
     def address(self) -> str:
         """Where it is."""
         return self._stream.address
+
+    @property
+    def hops(self) -> tuple[str, ...]:
+        """The nodes that carry the link, nearest first; empty where nobody does."""
+        return self._stream.hops
 
     @property
     def extended(self) -> bool:

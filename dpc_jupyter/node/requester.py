@@ -189,6 +189,11 @@ class Requester:
                 else:
                     held.stream.fail(lost(host_name, reason))
 
+    def tell_waiting(self, node_id: str, note: str) -> None:
+        """What hinders those who wait for a host."""
+        for held in self._waiting_for(node_id):
+            held.stream.wait_for_link(label(note, 256))
+
     def waiting_for(self, node_id: str) -> bool:
         """Whether a request waits for its host to come back."""
         return any(self._waiting_for(node_id))

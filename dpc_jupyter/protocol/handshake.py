@@ -163,3 +163,56 @@ def legacy_sentence(node_id: str) -> str:
         f"{node_id} offers no channel binding (cb 1), so nothing proves that nobody sits in the middle. "
         f'To accept this one peer all the same, set "legacy_ok": true for it under "nodes" in the access file.'
     )
+
+
+# WebRTC: what a data channel carries before anything else, one introduction and one proof each way.
+
+_INTRODUCTION = b"dptp-rtc1\0"
+_CHANNEL_DOMAIN = b"dptp-rtc1-channel\0"
+FINGERPRINT_BYTES = 32
+DIALLER, ANSWERER = 0, 1
+
+Ends = tuple[bytes, bytes]
+"""Something of each end: the dialler's, then the answerer's."""
+
+
+def introduction(nonce: bytes, cert_der: bytes) -> bytes:
+    """The first message of either end: `NONCE_BYTES` fresh random bytes, and the node's certificate."""
+    return _INTRODUCTION + nonce + cert_der
+
+
+def read_introduction(message: bytes) -> tuple[bytes, bytes]:
+    """The peer's nonce and certificate; what the certificate is worth is not looked at.
+
+    Raises
+    ------
+    HandshakeError
+        It is something else.
+    """
+    start = len(_INTRODUCTION)
+    if not message.startswith(_INTRODUCTION) or len(message) <= start + NONCE_BYTES:
+        raise HandshakeError("The peer opened a WebRTC channel, but does not prove who it is.")
+    return message[start : start + NONCE_BYTES], message[start + NONCE_BYTES :]
+
+
+def channel_bytes(signer: int, ids: tuple[str, str], nonces: Ends, fingerprints: Ends) -> bytes:
+    """What an end of a data channel signs with its node key.
+
+    Every field has one length or states it, so two different channels never have the same bytes.
+
+    Parameters
+    ----------
+    signer : int
+        `DIALLER` or `ANSWERER`: a proof sent back to who made it is worth nothing.
+    ids : tuple of str
+        The node ids of both ends.
+    nonces : Ends
+        `NONCE_BYTES` each: what is recorded is of no use later.
+    fingerprints : Ends
+        SHA-256 of the certificate that each end showed in DTLS, `FINGERPRINT_BYTES` each: whoever is in the middle has
+        shown another one to at least one of them.
+    """
+    if {len(nonce) for nonce in nonces} != {NONCE_BYTES} or {len(each) for each in fingerprints} != {FINGERPRINT_BYTES}:
+        raise ValueError("nonces and fingerprints have a fixed length")
+    framed = b"".join(struct.pack(">H", len(part)) + part for part in (each.encode() for each in ids))
+    return _CHANNEL_DOMAIN + bytes([signer]) + framed + b"".join(nonces) + b"".join(fingerprints)

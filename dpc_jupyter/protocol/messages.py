@@ -263,6 +263,56 @@ class RemoteInferenceResume(Message, frozen=True):
     next_index: Count
 
 
+RelayId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
+class RelayPeer(Struct, frozen=True):
+    """Somebody who can be reached over the node that says so; the name is what that node calls it."""
+
+    node_id: NodeId
+    name: Name = ""
+
+
+class RelayPeers(Message, frozen=True):
+    """The nodes that this one would relay you to, now."""
+
+    nodes: Annotated[tuple[RelayPeer, ...], Meta(max_length=1024)] = ()
+
+
+class RelayOpen(Message, frozen=True):
+    """Carry a stream to `target`, to which the receiver is linked, or which it is itself."""
+
+    relay_id: RelayId
+    target: NodeId
+
+
+class RelayOpened(Message, frozen=True):
+    """The stream has reached its target."""
+
+    relay_id: RelayId
+
+
+class RelayData(Message, frozen=True):
+    """A piece of the stream's ciphertext; at most 24 KiB, in base64."""
+
+    relay_id: RelayId
+    data: Annotated[str, Meta(min_length=4, max_length=32 * 1024)]
+
+
+class RelayCredit(Message, frozen=True):
+    """So many bytes have been read: as many more may come."""
+
+    relay_id: RelayId
+    count_bytes: Annotated[int, Meta(ge=1, le=2**20)]
+
+
+class RelayClose(Message, frozen=True):
+    """The stream is over, or was never made."""
+
+    relay_id: RelayId
+    reason: Annotated[str, Meta(max_length=256)] = ""
+
+
 class Ping(Message, frozen=True):
     """Are you there? `timestamp` comes back unchanged; only its sender reads it."""
 
@@ -299,6 +349,12 @@ COMMANDS: dict[str, type[Message]] = {
     "REMOTE_INFERENCE_RESPONSE": RemoteInferenceResponse,
     "REMOTE_INFERENCE_CANCEL": RemoteInferenceCancel,
     "REMOTE_INFERENCE_RESUME": RemoteInferenceResume,
+    "RELAY_PEERS": RelayPeers,
+    "RELAY_OPEN": RelayOpen,
+    "RELAY_OPENED": RelayOpened,
+    "RELAY_DATA": RelayData,
+    "RELAY_CREDIT": RelayCredit,
+    "RELAY_CLOSE": RelayClose,
     "PING": Ping,
     "PONG": Pong,
     "GOODBYE": Goodbye,
@@ -307,7 +363,11 @@ COMMAND_OF: dict[type[Message], str] = {struct: word for word, struct in COMMAND
 
 # Only between peers that both offered `ext`; from anyone else they count as unknown.
 EXTENSIONS: frozenset[type[Message]] = frozenset(
-    {RemoteInferenceStatus, RemoteInferenceChunk, RemoteInferenceCancel, RemoteInferenceResume, Ping, Pong, Goodbye}
+    (
+        *(RemoteInferenceStatus, RemoteInferenceChunk, RemoteInferenceCancel, RemoteInferenceResume),
+        *(RelayPeers, RelayOpen, RelayOpened, RelayData, RelayCredit, RelayClose),
+        *(Ping, Pong, Goodbye),
+    )
 )
 
 Payload = dict[str, Any]

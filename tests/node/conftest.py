@@ -92,7 +92,7 @@ async def make_node(make_home: MakeHome, quiet_loop: None) -> AsyncIterator[Make
 
 
 # What may outlive a peer: names, and a node's last minute of requests (for its limits).
-_KEPT = {"_subscribers", "_stranger_asked_at", "_nodes", "_idle", "_backends", "_noted", "_to_cancel"}
+_KEPT = {"_subscribers", "_stranger_asked_at", "_nodes", "_idle", "_backends", "_noted", "_to_cancel", "_attempts"}
 
 
 def _left(node: CoreService) -> list[str]:

@@ -294,7 +294,7 @@ async def test_an_answer_is_collected_by_its_id_too(noted_at_once: None, allowed
     stream.cancel()
 
 
-async def test_what_the_host_has_no_more_is_asked_anew(noted_at_once: None, allowed: Pair) -> None:
+async def test_what_the_host_has_no_more_is_asked_anew(noted_at_once: None, allowed: Pair, make_node: MakeNode) -> None:
     allowed.engine.hold()
     lost = await allowed.started("why?")
     await until(allowed.asker.home.read_asked)
@@ -304,7 +304,9 @@ async def test_what_the_host_has_no_more_is_asked_anew(noted_at_once: None, allo
     allowed.asker.home.edit_asked(lambda _: noted)
     orphaned(allowed.asker)
     allowed.engine.gate.set()
-    assert (await allowed.ask("why?").complete()).text == PIECE * 4
+    heir = await make_node("bob again", home=allowed.asker.home)
+    await heir.connect(str(allowed.host.uri))
+    assert (await Pair(allowed.host, heir, allowed.engine).ask("why?").complete()).text == PIECE * 4
     assert len(allowed.engine.seen) == 2
 
 

@@ -153,6 +153,7 @@ def v15_ends() -> Pair:
 
 EXTENDING = (
     *("REMOTE_INFERENCE_STATUS", "REMOTE_INFERENCE_CHUNK", "REMOTE_INFERENCE_CANCEL", "REMOTE_INFERENCE_RESUME"),
+    *("RELAY_PEERS", "RELAY_OPEN", "RELAY_OPENED", "RELAY_DATA", "RELAY_CREDIT", "RELAY_CLOSE"),
     *("PING", "PONG", "GOODBYE"),
 )
 
@@ -348,6 +349,12 @@ MALFORMED: dict[str, object] = {
     "REMOTE_INFERENCE_RESPONSE": {"request_id": "r", "status": "maybe"},
     "REMOTE_INFERENCE_CANCEL": {},
     "REMOTE_INFERENCE_RESUME": {"request_id": ""},
+    "RELAY_PEERS": {"nodes": [{"node_id": "anna"}]},
+    "RELAY_OPEN": {"relay_id": "x" * 32, "target": "dpc-node-" + "5" * 32},
+    "RELAY_OPENED": {},
+    "RELAY_DATA": {"relay_id": "0" * 32, "data": ""},
+    "RELAY_CREDIT": {"relay_id": "0" * 32, "count_bytes": 0},
+    "RELAY_CLOSE": {"relay_id": "0" * 31},
     "PING": {"timestamp": 10**400},
     "PONG": {"timestamp": "now"},
     "GOODBYE": {"reason": "x" * 257},

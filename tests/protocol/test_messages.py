@@ -25,6 +25,13 @@ from dpc_jupyter.protocol.messages import (
     Pong,
     ProviderInfo,
     ProvidersResponse,
+    RelayClose,
+    RelayCredit,
+    RelayData,
+    RelayOpen,
+    RelayOpened,
+    RelayPeer,
+    RelayPeers,
     RemoteInferenceCancel,
     RemoteInferenceChunk,
     RemoteInferenceRequest,
@@ -36,6 +43,7 @@ from dpc_jupyter.protocol.messages import (
 )
 from protocol.ends import Pair, anybody, raw_frame
 
+RELAY, TARGET = "0123456789abcdef0123456789abcdef", "dpc-node-" + "5" * 32
 FOLDER = Path(__file__).parent / "golden"
 ID = "5e8b4f0e-0001"
 MESSAGES: dict[str, Message] = {
@@ -82,6 +90,12 @@ MESSAGES: dict[str, Message] = {
     ),
     "REMOTE_INFERENCE_CANCEL": RemoteInferenceCancel(ID),
     "REMOTE_INFERENCE_RESUME": RemoteInferenceResume(ID, 3),
+    "RELAY_PEERS": RelayPeers((RelayPeer(TARGET, "carol"),)),
+    "RELAY_OPEN": RelayOpen(RELAY, TARGET),
+    "RELAY_OPENED": RelayOpened(RELAY),
+    "RELAY_DATA": RelayData(RELAY, "FwMDAAU="),
+    "RELAY_CREDIT": RelayCredit(RELAY, 65536),
+    "RELAY_CLOSE": RelayClose(RELAY, "it was closed"),
     "PING": Ping(12.5),
     "PONG": Pong(12.5),
     "GOODBYE": Goodbye("the node is shutting down"),

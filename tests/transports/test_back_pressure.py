@@ -17,7 +17,8 @@ from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.protocol.connection import State
 from dpc_jupyter.protocol.messages import GetProviders, Goodbye, RemoteInferenceChunk
 from dpc_jupyter.scheduling import FrameBudget
-from dpc_jupyter.transports.tls import HalfOpen, Listener, TlsStream, client_context, dial, server_context
+from dpc_jupyter.transports.gate import HalfOpen
+from dpc_jupyter.transports.tls import Listener, TlsStream, client_context, dial, server_context
 from transports.nodes import LOOPBACK, Ear, Stub, node, until
 
 PIECE = b"x" * 65536

@@ -21,7 +21,8 @@ from dpc_jupyter.identity import Identity
 from dpc_jupyter.node import links
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.transports import tls
-from dpc_jupyter.transports.tls import HALF_OPEN_LIMIT, HANDSHAKE_S, HalfOpen, TlsStream, client_context
+from dpc_jupyter.transports.gate import HANDSHAKE_S, HalfOpen
+from dpc_jupyter.transports.tls import HALF_OPEN_LIMIT, TlsStream, client_context
 from transports.nodes import LOOPBACK, Stub, node, until
 
 SLOW = 500
@@ -60,7 +61,7 @@ def alive(sock: socket.socket) -> bool:
 
 def waiting(host: Stub) -> Counter[str]:
     gate = host.links._listener._gate  # type: ignore[union-attr]
-    return Counter(half_open.address for half_open in gate._waiting)
+    return Counter(half_open.source for half_open in gate._waiting)
 
 
 def test_the_limits_are_those_of_the_protocol() -> None:
