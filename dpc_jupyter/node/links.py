@@ -65,7 +65,7 @@ class Links:
     def __init__(self, identity: Identity, name: str, session: str, node: Node) -> None:
         self._identity = identity
         self._name = name
-        self._ext = Ext(1, session, stream=True, resume=True)
+        self._ext = Ext(1, session, stream=True, resume=True, invite=True)
         self._node = node
         self._client_context = client_context()
         self._listener: Listener | None = None

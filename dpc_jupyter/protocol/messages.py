@@ -48,12 +48,15 @@ class Ext(Struct, frozen=True, omit_defaults=True):
         CHUNK, STATUS and CANCEL are understood.
     resume : bool
         RESUME is: a request outlives the link that it came by.
+    invite : bool
+        INVITE_CLAIM is.
     """
 
     v: int
     session: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+\Z")]
     stream: bool = False
     resume: bool = False
+    invite: bool = False
 
 
 class HelloChallenge(Message, frozen=True):
@@ -263,6 +266,34 @@ class RemoteInferenceResume(Message, frozen=True):
     next_index: Count
 
 
+InviteId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
+class InviteClaim(Message, frozen=True):
+    """I hold this invitation: `proof` is `invitation.proof` for this link. A node that nobody has let in may say so."""
+
+    invite_id: InviteId
+    proof: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class InviteResult(Message, frozen=True, omit_defaults=True):
+    """The answer. Refused is refused: `error` is the same whatever was wrong.
+
+    Attributes
+    ----------
+    name : str
+        What the host's owner calls the node that joined.
+    sharing : bool
+        Whether the host takes requests of those whom it lets in.
+    """
+
+    invite_id: InviteId
+    status: Literal["ok", "refused"]
+    name: Name = ""
+    sharing: bool = True
+    error: Annotated[str, Meta(max_length=1024)] = ""
+
+
 class Ping(Message, frozen=True):
     """Are you there? `timestamp` comes back unchanged; only its sender reads it."""
 
@@ -299,6 +330,8 @@ COMMANDS: dict[str, type[Message]] = {
     "REMOTE_INFERENCE_RESPONSE": RemoteInferenceResponse,
     "REMOTE_INFERENCE_CANCEL": RemoteInferenceCancel,
     "REMOTE_INFERENCE_RESUME": RemoteInferenceResume,
+    "INVITE_CLAIM": InviteClaim,
+    "INVITE_RESULT": InviteResult,
     "PING": Ping,
     "PONG": Pong,
     "GOODBYE": Goodbye,
@@ -307,7 +340,17 @@ COMMAND_OF: dict[type[Message], str] = {struct: word for word, struct in COMMAND
 
 # Only between peers that both offered `ext`; from anyone else they count as unknown.
 EXTENSIONS: frozenset[type[Message]] = frozenset(
-    {RemoteInferenceStatus, RemoteInferenceChunk, RemoteInferenceCancel, RemoteInferenceResume, Ping, Pong, Goodbye}
+    {
+        RemoteInferenceStatus,
+        RemoteInferenceChunk,
+        RemoteInferenceCancel,
+        RemoteInferenceResume,
+        InviteClaim,
+        InviteResult,
+        Ping,
+        Pong,
+        Goodbye,
+    }
 )
 
 Payload = dict[str, Any]

@@ -153,7 +153,7 @@ def v15_ends() -> Pair:
 
 EXTENDING = (
     *("REMOTE_INFERENCE_STATUS", "REMOTE_INFERENCE_CHUNK", "REMOTE_INFERENCE_CANCEL", "REMOTE_INFERENCE_RESUME"),
-    *("PING", "PONG", "GOODBYE"),
+    *("INVITE_CLAIM", "INVITE_RESULT", "PING", "PONG", "GOODBYE"),
 )
 
 
@@ -348,6 +348,8 @@ MALFORMED: dict[str, object] = {
     "REMOTE_INFERENCE_RESPONSE": {"request_id": "r", "status": "maybe"},
     "REMOTE_INFERENCE_CANCEL": {},
     "REMOTE_INFERENCE_RESUME": {"request_id": ""},
+    "INVITE_CLAIM": {"invite_id": "00112233445566ff", "proof": "0f" * 31},
+    "INVITE_RESULT": {"invite_id": "00112233445566FF", "status": "ok"},
     "PING": {"timestamp": 10**400},
     "PONG": {"timestamp": "now"},
     "GOODBYE": {"reason": "x" * 257},
