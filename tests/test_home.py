@@ -307,7 +307,7 @@ def test_a_lock_that_another_program_keeps_is_an_error_and_not_a_hang(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOCK_TIMEOUT_S", 0.1)
-    with home._locked(), pytest.raises(ConfigError, match="Another program holds"):
+    with home.locked(), pytest.raises(ConfigError, match="Another program holds"):
         Home(home.path).edit_access(grant)
 
 
