@@ -105,7 +105,9 @@ def widen(
     given = compile_grants(fresh)[node_id]
     new = allow(new, node_id, name=name, group=group)
     both = compile_grants(new)[node_id]  # a group's terms may be narrower than none
-    patterns = ["*"] if "*" in {*held.patterns, *given.patterns} else [*dict.fromkeys([*held.patterns, *given.patterns])]
+    patterns = (
+        ["*"] if "*" in {*held.patterns, *given.patterns} else [*dict.fromkeys([*held.patterns, *given.patterns])]
+    )
     settings = new.setdefault("nodes", {}).setdefault(node_id, {})
     if set(patterns) != set(both.patterns):
         settings["allowed_models"] = patterns

@@ -164,8 +164,9 @@ class Connection:
 
     @property
     def binding(self) -> bytes:
-        """64 bytes that this link alone has: the challenge's nonce, and the hash of the server's certificate as this end
-        saw it. With somebody in the middle the two ends have different ones.
+        """64 bytes that this link alone has: the challenge's nonce, and the hash of the certificate that this end saw.
+
+        With somebody in the middle the two ends have different ones.
         """
         return self._nonce + handshake.cert_hash(self._server_cert_der)
 

@@ -55,7 +55,7 @@ class Invitation:
     addresses: tuple[str, ...]
 
     def __str__(self) -> str:
-        """One word of letters, digits, ``-`` and ``_`` behind `PREFIX`: no shell, magic or chat reads anything into it."""
+        """One word of letters, digits, ``-`` and ``_`` behind `PREFIX`: no shell or magic reads anything into it."""
         packed = bytes([VERSION]) + bytes.fromhex(self.node_id.removeprefix(_NODE) + self.invite_id) + self.secret
         packed += " ".join(self.addresses).encode("ascii")
         return PREFIX + base64.urlsafe_b64encode(packed + _check(packed)).decode("ascii").rstrip("=")
@@ -69,7 +69,7 @@ class Invitation:
         InvitationError
             It is none, or not whole, or of a later version; the sentence says what to do.
         """
-        before, prefix, code = _LITTER.sub("", text).partition(PREFIX)
+        _, prefix, code = _LITTER.sub("", text).partition(PREFIX)
         if not prefix:
             raise InvitationError(f"That is no invitation: one begins with {PREFIX}. {_COPY}")
         code = code.rstrip(".,;:!?)]}")  # of the sentence that it stood in

@@ -102,12 +102,16 @@ def test_no_text_raises_anything_else(text: str) -> None:
         Invitation.parse(text)
 
 
-@pytest.mark.parametrize("address", ["h:1", "192.0.2.1:65535", "[::1]:8889", "[fe80::1%eth0]:8889", "lab-1.example:8889"])
+@pytest.mark.parametrize(
+    "address", ["h:1", "192.0.2.1:65535", "[::1]:8889", "[fe80::1%eth0]:8889", "lab-1.example:8889"]
+)
 def test_a_host_and_a_port_are_an_address(address: str) -> None:
     assert is_address(address)
 
 
-@pytest.mark.parametrize("address", ["", "h", "h:", ":1", "::1:8889", "h:65536", "h:-1", "a b:1", "h/x:1", "h:1?x", "h:٣"])
+@pytest.mark.parametrize(
+    "address", ["", "h", "h:", ":1", "::1:8889", "h:65536", "h:-1", "a b:1", "h/x:1", "h:1?x", "h:٣"]
+)
 def test_what_else_there_is_is_none(address: str) -> None:
     assert not is_address(address)
 
