@@ -165,6 +165,13 @@ class Invitations:
             self._status(invite_id, entry) for invite_id, entry in self._read(self._access.rules.document).items()
         )
 
+    def status(self, invite_id: str) -> InvitationStatus:
+        """One of `all`; InvitationError where there is none."""
+        for each in self.all():
+            if each.invite_id == invite_id:
+                return each
+        raise InvitationError(f"There is no invitation {label(invite_id)}: %dpc_invite --list shows those that are.")
+
     def revoke(self, which: str) -> InvitationStatus:
         """Take an open invitation back.
 
