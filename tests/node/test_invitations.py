@@ -27,8 +27,8 @@ from dpc_jupyter.errors import (
     PeerNotConnected,
 )
 from dpc_jupyter.home import Home
+from dpc_jupyter.node import core_service, joining, whereabouts
 from dpc_jupyter.node import invitations as module
-from dpc_jupyter.node import joining, whereabouts
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.invitations import INVITATIONS_LIMIT, Invitations
@@ -126,6 +126,20 @@ async def test_with_sharing_off_the_invitation_holds_and_the_joiner_is_told(
     assert next(event.text for event in events if event.kind == "peer_joined").endswith("is let in once sharing is on.")
     host.access.set_sharing(True)
     assert await anna.models("lab")
+
+
+async def test_who_joins_is_no_stranger_and_has_models_in_all_her_notebooks_before_any_file_is_looked_at(
+    make_node: MakeNode, anna: CoreService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_service, "WATCH_EVERY_S", 600.0)
+    host = await make_node("slow-lab", StubEngine(), listen=True)
+    host.access.set_sharing(True)
+    other = await make_node("annas-other-notebook", home=anna.home)
+    await other.connect(str(host.uri))
+    assert all(peer.stranger for peer in host._links.peers)
+    await anna.join(str(host.invitations.make("anna")))
+    assert len(host.peers()) == 2 and not any(peer.stranger for peer in host._links.peers)
+    await until(lambda: other.peers()[0].models)
 
 
 # Who does not get in.
