@@ -286,8 +286,8 @@ def invited(made: InvitationStatus, rules: Rules) -> list[str]:
     name = label(made.name, 128)
     models = label(", ".join(made.models), 200) or ("what its group may" if made.group else "all models")
     sentences = [
-        f"Send this line to {name} and to nobody else. It works once, until {_day(made.valid_until)}:",
-        f"{name} may then use {models}{_for_how_long(made.expires)}"
+        f"Send this line to {name} and to nobody else. It works once, until {day(made.valid_until)}:",
+        f"{name} may then use {models}, {permission(made.expires)}"
         + (f", with {label(', '.join(made.limits), 200)}." if made.limits else "."),
     ]
     if not rules.enabled:
@@ -295,14 +295,15 @@ def invited(made: InvitationStatus, rules: Rules) -> list[str]:
     return sentences
 
 
-def _for_how_long(expires: str | None) -> str:
-    if expires in (None, "never"):
-        return ""
-    assert expires is not None
-    return f", until {label(expires)}" if expires[:4].isdigit() else f", for {label(expires)} from joining"
+def permission(expires: str | None) -> str:
+    """How long an invitation's permission holds: ``for 7d from joining``."""
+    if expires is None or expires == "never":
+        return "without an end"
+    return f"until {label(expires)}" if expires[:4].isdigit() else f"for {label(expires)} from joining"
 
 
-def _day(unix_s: float) -> str:
+def day(unix_s: float) -> str:
+    """``2027-01-31 18:00 UTC``."""
     return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M} UTC"
 
 
@@ -316,8 +317,8 @@ def invitation_rows(invitations: Iterable[InvitationStatus], rules: Rules) -> li
             label(each.name, 128),
             f"used by {label(rules.name_of(each.used_by))}" if each.used_by else each.state,
             label(", ".join(each.models), 200) or (f"group {label(each.group)}" if each.group else "all"),
-            _for_how_long(each.expires).lstrip(", ") or "no end",
-            _day(each.valid_until),
+            permission(each.expires),
+            day(each.valid_until),
             each.invite_id,
         )
         for each in reversed(list(invitations))
