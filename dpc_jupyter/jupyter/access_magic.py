@@ -127,7 +127,7 @@ class AccessMagics(Magics):
     @no_var_expand
     @one_line
     @magic_arguments()
-    @argument("name", nargs="?", help="what to call whoever joins")
+    @argument("guest", nargs="?", metavar="name", help="what to call whoever joins")
     @argument("--models", "--model", action="append", help="what may be used, commas between; default: all models")
     @argument("--group", help="let in as a member of this group")
     @argument("--expires", metavar="WHEN", help="when the permission ends: 12h or 7d from joining, a date, or never")
@@ -168,12 +168,12 @@ class AccessMagics(Magics):
                 show_table(INVITATION_HEAD, rows)
             else:
                 print("There are no invitations: %dpc_invite NAME")
-        elif not wanted.name:
+        elif not wanted.guest:
             raise UsageError("Whom? %dpc_invite NAME; --list shows the invitations that there are.")
         else:
             models, before = several(wanted.models or ()), access.rules.document
             made = invitations.make(
-                wanted.name,
+                wanted.guest,
                 models=models,
                 group=wanted.group,
                 expires=wanted.expires,
@@ -185,7 +185,7 @@ class AccessMagics(Magics):
             print(about, made, *rest, sep="\n")
             for doubt in doubts(before, models, wanted.group, self._models_here() if models else ()):
                 print(doubt)
-            self._tell_when_used(made.invite_id, wanted.name)
+            self._tell_when_used(made.invite_id, wanted.guest)
 
     def _tell_when_used(self, invite_id: str, name: str) -> None:
         """Let the cell that made an invitation say who came by it, as long as this kernel's node runs."""
@@ -195,7 +195,10 @@ class AccessMagics(Magics):
         shown = display(_line("Nobody has joined by it yet."), raw=True, display_id=True)
 
         def look() -> None:
-            status = invitations.status(invite_id)
+            try:
+                status = invitations.status(invite_id)
+            except DpcError:  # a file is broken, which others say
+                return
             if status.state != "open" and (end := ends.pop("watch", None)) is not None:
                 end()
                 who = f"{label(name)} has joined: {status.used_by}." if status.used_by else f"It is {status.state}."

@@ -586,6 +586,13 @@ def test_an_invitation_is_made_shown_and_taken_back_from_a_face(
     assert screen.state["invitations"] == []
 
 
+def test_somebody_who_is_known_by_a_note_alone_is_nobody_in_the_editor(screen: Screen, asker_home: Home) -> None:
+    """What an invitation leaves behind when its guest is removed."""
+    asker_home.edit_access(lambda document: {**document, "nodes": {DAVE: {"_invitation": "00ff"}, ANNA: {"name": "a"}}})
+    screen.until(lambda: screen.state.get("access", {}).get("people"))
+    assert [each["node_id"] for each in screen.state["access"]["people"]] == [ANNA]
+
+
 def test_two_editors_lose_nothing_of_each_others(faces: Faces, asker_home: Home) -> None:
     screens = [Screen(faces.hub) for _ in range(4)]
     numbers = [

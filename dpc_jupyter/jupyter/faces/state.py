@@ -266,7 +266,8 @@ def access_view(path: str, rules: Rules, used: Mapping[str, int], now: dt.dateti
     compute, members = document.get("compute", {}), _entries(document, "node_groups")
     terms, nodes = _entries(document, "groups"), _entries(document, "nodes")
     listed, allowed = compute.get("allow_nodes", []), compute.get("allow_groups", [])
-    ids = dict.fromkeys([*listed, *(n for ids in members.values() for n in ids), *nodes])
+    own = [n for n, entry in nodes.items() if not entry or any(key[0] != "_" for key in entry)]  # not by notes alone
+    ids = dict.fromkeys([*listed, *(n for ids in members.values() for n in ids), *own])
     return {
         "path": label(path, 400),
         "error": _sentence(rules.error),
