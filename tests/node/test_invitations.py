@@ -328,6 +328,15 @@ async def test_two_who_join_at_once_by_one_line_are_one_who_is_in(
         host.access.deny(listed[0])
 
 
+async def test_two_notebooks_of_one_user_join_at_once_and_both_are_in(
+    host: CoreService, anna: CoreService, make_node: MakeNode
+) -> None:
+    line, other = str(host.invitations.make("anna")), await make_node("annas-other-notebook", home=anna.home)
+    for joined in await asyncio.gather(anna.join(line), other.join(line)):
+        assert joined.known_as == "anna" and joined.host.models
+    assert host.access.rules.document["compute"]["allow_nodes"] == [anna.identity.node_id]
+
+
 async def test_two_host_processes_of_one_home_let_one_of_two_in(
     make_home: MakeHome, anna: CoreService, make_node: MakeNode
 ) -> None:
