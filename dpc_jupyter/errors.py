@@ -74,6 +74,12 @@ class NobodyListens(ConnectError):
     code = "refused"
 
 
+class InvitationError(DpcError):
+    """An invitation cannot be made, read or used."""
+
+    code = "invitation"
+
+
 class PeerNotConnected(DpcError):
     """The chosen compute host is not linked to this node."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from dpc_jupyter.firewall import Rules
 from dpc_jupyter.firewall.grants import Models
 from dpc_jupyter.ledger import Entry, Usage
 from dpc_jupyter.node.answer import Answer
+from dpc_jupyter.node.status import InvitationStatus, JoinedHost
 from dpc_jupyter.protocol.messages import Options, ProviderInfo, RemoteInferenceStatus
 from dpc_jupyter.sanitize import is_word, label
 
@@ -273,6 +274,67 @@ def allowed(rules: Rules, now: datetime, node_id: str, named: Sequence[str] = ()
             word = who if is_word(who) else node_id
             return f"{sentence} Models are added to those that it had; %dpc_firewall deny {word} MODEL takes one away."
     return f"{node_id} is not let in."
+
+
+def several(typed: Iterable[str]) -> tuple[str, ...]:
+    """Names as people type lists of them, with commas or one by one."""
+    return tuple(name.strip() for each in typed for name in each.split(",") if name.strip())
+
+
+def invited(made: InvitationStatus, rules: Rules) -> list[str]:
+    """What an owner should know of a new invitation: what stands before its line, then what it gives, then the rest."""
+    name = label(made.name, 128)
+    models = label(", ".join(made.models), 200) or ("what its group may" if made.group else "all models")
+    sentences = [
+        f"Send this line to {name} and to nobody else. It works once, until {day(made.valid_until)}:",
+        f"{name} may then use {models}, {permission(made.expires)}"
+        + (f", with {label(', '.join(made.limits), 200)}." if made.limits else "."),
+    ]
+    if not rules.enabled:
+        sentences.append("Sharing is off: who joins can ask once it is on. %dpc_firewall on turns it on.")
+    return sentences
+
+
+def permission(expires: str | None) -> str:
+    """How long an invitation's permission holds: ``for 7d from joining``."""
+    if expires is None or expires == "never":
+        return "without an end"
+    return f"until {label(expires)}" if expires[:4].isdigit() else f"for {label(expires)} from joining"
+
+
+def day(unix_s: float) -> str:
+    """``2027-01-31 18:00 UTC``."""
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+INVITATION_HEAD = ("For", "State", "Models", "Permission", "Line until", "Invitation")
+
+
+def invitation_rows(invitations: Iterable[InvitationStatus], rules: Rules) -> list[tuple[str, ...]]:
+    """Invitations and what became of them, the newest first."""
+    return [
+        (
+            label(each.name, 128),
+            f"used by {label(rules.name_of(each.used_by))}" if each.used_by else each.state,
+            label(", ".join(each.models), 200) or (f"group {label(each.group)}" if each.group else "all"),
+            permission(each.expires),
+            day(each.valid_until),
+            each.invite_id,
+        )
+        for each in reversed(list(invitations))
+    ]
+
+
+def joined_host(joined: JoinedHost) -> list[str]:
+    """What a joiner should know: who let her in as whom, what she may use there, and how."""
+    host, name = joined.host, label(joined.host.name)
+    word = name if is_word(name) else host.node_id
+    sentences = [f"Joined {name} ({host.node_id}): its owner calls you {label(joined.known_as) or 'by your node id'}."]
+    if host.models:
+        return [*sentences, offered(name, host.models, ""), f"Ask it: %dpc_ask -H {word} Hello"]
+    if not joined.sharing:
+        return [*sentences, "Its owner has turned sharing off for now; once it is on, its models come by themselves."]
+    return [*sentences, "It has no model for you now; once it has one, it comes by itself."]
 
 
 def doubts(before: Mapping[str, Any], models: Sequence[str], group: str | None, here: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import functools
 import io
 import json
 import os
@@ -196,7 +197,7 @@ def test_serve_prints_its_address_alone_and_says_what_is_missing(home: Home) -> 
     assert host.process.returncode == 0
     with serving(home, "--share") as host:
         until_in_thread(lambda: "No model can be asked" in host.log.read_text())
-        assert "Nobody is let in yet: dpc-jupyter firewall allow NODE_ID" in host.log.read_text()
+        assert "Nobody is let in yet: dpc-jupyter invite NAME" in host.log.read_text()
         assert "paused" not in host.log.read_text()
     home.edit_access(lambda document: firewall.set_paused(document, True))
     home.edit_access(lambda document: firewall.allow(document, DAVE, name="dave", expires="2020-01-31"))
@@ -287,11 +288,44 @@ def test_a_permission_waits_for_no_engine(home: Home, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(firewall_command, "engines", silent)
     monkeypatch.setattr(firewall_command, "_LOOK_S", 0.05)
-    assert firewall_command._models_here(home) == []
+    assert firewall_command.models_here(home) == []
     home.path.mkdir(0o700)
     (home.path / "providers.json").touch(0o600)
     monkeypatch.undo()
-    assert firewall_command._models_here(home) == [], "a fault of another file is no fault of the permission"
+    assert firewall_command.models_here(home) == [], "a fault of another file is no fault of the permission"
+
+
+def test_one_line_lets_somebody_in_while_a_host_serves(cli: Cli, home: Home, tmp_path: Path) -> None:
+    """Three homes, four kinds of process: the host, its owner's terminal, who joins, and who comes too late."""
+    owner = Home(tmp_path / "owner")
+    write_providers(owner)
+    as_owner = functools.partial(cli, "--home", str(owner.path), "invite")
+    assert "Run dpc-jupyter serve --share first" in one_red_line(as_owner("anna"))
+    assert as_owner("--list").stdout == "There are no invitations: dpc-jupyter invite NAME\n"
+    assert "Whom? dpc-jupyter invite NAME" in one_red_line(as_owner())
+    with serving(owner, "--share") as host:
+        made = as_owner("anna", "--models", "smollm2:135m", "--expires", "7d", "--limit", "running=1")
+        assert re.fullmatch(r"dpc-invite:[A-Za-z0-9_-]{60,120}\n", made.stdout), made.stdout
+        assert "to anna and to nobody else. It works once, until 2" in made.stderr
+        assert "anna may then use smollm2:135m, for 7d from joining, with running=1." in made.stderr
+        joined = cli("join", made.stdout[:30], made.stdout[30:])
+        assert joined.stdout.splitlines() == [
+            f"Joined test-host ({host.node_id}): its owner calls you anna.",
+            "test-host lets you use: smollm2:135m.",
+            "Ask it: dpc-jupyter ask --host test-host Hello",
+        ], joined
+        assert cli("ask", "--host", "test-host", "--max-tokens", "3", "Hello").returncode == 0
+        late = cli("--home", str(tmp_path / "late"), "join", made.stdout.strip())
+        assert one_red_line(late).startswith("This invitation cannot be used")
+        assert re.search(r"^anna +used by anna +smollm2:135m", as_owner("--list").stdout, re.MULTILINE)
+        assert "dpc-jupyter firewall deny" in one_red_line(as_owner("--revoke", "anna"))
+        as_owner("bob")
+        assert as_owner("--revoke", "bob").stderr == "The invitation for bob is taken back.\n"
+        assert "--revoke bob" not in as_owner("bob").stderr
+        assert "Copy the whole line" in one_red_line(cli("join", "dpc-invite:AAAA"))
+        told = host.log.read_text()
+    assert f"anna ({home.load_identity().node_id}) has joined by invitation and is let in." in told
+    assert "tried an invitation and was refused: the invitation of anna is used by anna." in told
 
 
 def test_an_ended_permission_is_shown_as_ended(cli: Cli, home: Home) -> None:
@@ -371,7 +405,7 @@ def test_doctor_finds_a_node_id_that_nobody_can_have(cli: Cli, home: Home) -> No
 
 def test_help_lists_every_command(cli: Cli) -> None:
     shown = cli("--help").stdout
-    for command in ("demo", "serve", "ask", "peers", "models", "usage", "firewall", "doctor", "id"):
+    for command in ("demo", "serve", "ask", "peers", "models", "usage", "firewall", "doctor", "id", "invite", "join"):
         assert re.search(rf"\b{command}\b", shown)
     assert "may ask" not in cli("peers", "--help").stdout, "it lists whom this machine has reached, and nobody else"
 

@@ -25,6 +25,9 @@ _HERE = {
     "%dpc_status": "dpc-jupyter id",
     "%dpc_start": "dpc-jupyter serve",
     "%dpc_firewall": "dpc-jupyter firewall",
+    "%dpc_invite": "dpc-jupyter invite",
+    "%dpc_join": "dpc-jupyter join",
+    "%dpc_ask -H": "dpc-jupyter ask --host",
 }
 INTERRUPTED = 130
 

@@ -125,4 +125,4 @@ def _access(home: Home) -> Iterator[Finding]:
     elif held:
         yield Finding("ok", "access", "; ".join(f"{who} ({models})" for who, models in held))
     else:
-        yield Finding("warn", "access", "sharing is on for nobody: dpc-jupyter firewall allow NODE_ID --name NAME")
+        yield Finding("warn", "access", "sharing is on for nobody: dpc-jupyter invite NAME")

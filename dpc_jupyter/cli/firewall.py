@@ -39,7 +39,7 @@ def show(ctx: typer.Context) -> None:
     if rows := let_in(rules, datetime.now(UTC)):
         show_table(LET_IN_HEAD, rows)
     else:
-        out.print("Nobody is listed yet: dpc-jupyter firewall allow NODE_ID --name NAME")
+        out.print("Nobody is listed yet: dpc-jupyter invite NAME")
 
 
 @app.command()
@@ -89,7 +89,7 @@ def allow(
     node_id = access.allow(who, name=name, models=models, group=group, expires=expires, limits=limits)
     _print(allowed(access.rules, datetime.now(UTC), node_id, models))
     _print(access.explain(node_id).reason)
-    for doubt in doubts(before, models, group, _models_here(home_of(ctx)) if models else ()):
+    for doubt in doubts(before, models, group, models_here(home_of(ctx)) if models else ()):
         _print(doubt)
 
 
@@ -118,7 +118,7 @@ def pending(ctx: typer.Context) -> None:
         out.print("Nobody has asked and been refused.")
 
 
-def _models_here(home: Home) -> list[str]:
+def models_here(home: Home) -> list[str]:
     """Of the engines that answer at once: nothing of a permission waits for them."""
 
     async def look() -> list[str]:

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dpc_jupyter import __version__
-from dpc_jupyter.cli import ask, demo, doctor, firewall, models, serve
+from dpc_jupyter.cli import ask, demo, doctor, firewall, invite, models, serve
 from dpc_jupyter.cli.console import OneLineErrors, home_of, out, show_table
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
@@ -33,6 +33,8 @@ app.add_typer(firewall.app, name="firewall")
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("ask")(ask.ask)
+app.command("invite")(invite.invite)
+app.command("join")(invite.join)
 app.command("doctor")(doctor.doctor)
 
 

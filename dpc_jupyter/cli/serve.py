@@ -71,7 +71,7 @@ async def _tell_what_is_shared(service: CoreService) -> None:
     elif who := let_in_line(rules, datetime.now(UTC)):
         say(f"Let in: {who}")
     else:
-        say(f"Nobody is let in yet: {_ALLOW} allow NODE_ID --name NAME", "yellow")
+        say("Nobody is let in yet: dpc-jupyter invite NAME", "yellow")
     if models := await service.models():
         say("Models: " + ", ".join(dict.fromkeys(map(model_name, models))))
     else:

@@ -122,8 +122,12 @@ class Rules:
 
     def is_known(self, node_id: str, now: datetime) -> bool:
         """Whether sharing is on and `node_id` is listed, directly or by a group, and has not expired."""
+        return self.enabled and self.lists(node_id, now)
+
+    def lists(self, node_id: str, now: datetime) -> bool:
+        """As `is_known`, sharing or not."""
         grant = self._grants.get(node_id)
-        return self.enabled and grant is not None and (grant.expires is None or now < grant.expires)
+        return grant is not None and (grant.expires is None or now < grant.expires)
 
     def has_ended(self, node_id: str, now: datetime) -> bool:
         """Whether `node_id` is listed, and its end date has passed; sharing or not."""

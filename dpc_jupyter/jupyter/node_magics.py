@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from dpc_jupyter.jupyter.arguments import fill_in, parse
@@ -17,7 +17,7 @@ from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.status import PeerStatus
 from dpc_jupyter.sanitize import is_word, label
-from dpc_jupyter.wording import MODEL_HEAD, PAUSED, USAGE_HEAD, let_in_line, model_row, offered, usage_rows
+from dpc_jupyter.wording import MODEL_HEAD, PAUSED, USAGE_HEAD, joined_host, let_in_line, model_row, offered, usage_rows
 
 
 @magics_class
@@ -97,6 +97,30 @@ class NodeMagics(Magics):
         if models and self._notebook.host == LOCAL:
             host = name if is_word(name) else peer.node_id
             print(f"Ask it with %dpc_ask -H {host} ..., or make it this notebook's host: %dpc_host {host}")
+
+    @line_cell_magic
+    @no_var_expand
+    @one_line
+    @magic_arguments()
+    @argument("invitation", nargs="*", help="the line that the host's owner sent: dpc-invite:...")
+    @argument("--name", help="what to call the host here; default: its own name")
+    def dpc_join(self, line: str, cell: str = "") -> None:
+        """Go to a host by the line that its owner sent, and be let in.
+
+        One that a mail or chat has broken goes into the lines below %%dpc_join.
+
+        Examples::
+
+            %dpc_join dpc-invite:...
+            %dpc_join dpc-invite:... --name lab-gpu
+            %dpc_join {line}
+        """
+        wanted = parse(self, "dpc_join", line)
+        pasted = fill_in("".join(wanted.invitation), self._notebook.variables, self._shell) + cell
+        if not pasted.strip():
+            raise UsageError("By which invitation? %dpc_join dpc-invite:... with the line that the host's owner sent.")
+        node = self._notebook.node()
+        print(*joined_host(node.run(node.service.join(pasted, name=wanted.name))), sep="\n")
 
     @line_magic
     @no_var_expand
@@ -211,7 +235,7 @@ class NodeMagics(Magics):
                 print(PAUSED)
             rules = node.service.access.rules
             who = let_in_line(rules, datetime.now(UTC))
-            print(f"Let in: {who}." if who else "Nobody is let in yet: %dpc_firewall allow NODE_ID --name NAME")
+            print(f"Let in: {who}." if who else "Nobody is let in yet: %dpc_invite NAME")
         if status.uri is not None:
             print(f"Address to give away: {status.uri}")
 

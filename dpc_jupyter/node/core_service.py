@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import contextlib
 import itertools
 import logging
 import platform
@@ -18,7 +19,16 @@ from weakref import WeakValueDictionary
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from dpc_jupyter.backends.registry import Registry, open_registry
-from dpc_jupyter.errors import Busy, ConnectError, DpcError, InvalidRequest, NobodyListens, PeerNotConnected
+from dpc_jupyter.errors import (
+    Busy,
+    ConnectError,
+    DpcError,
+    HandshakeError,
+    InvalidRequest,
+    InvitationError,
+    NobodyListens,
+    PeerNotConnected,
+)
 from dpc_jupyter.home import PENDING_LIMIT, Home
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.access import Access
@@ -26,6 +36,8 @@ from dpc_jupyter.node.answer import Answer, AnswerStream
 from dpc_jupyter.node.directory import Directory, PeerUri
 from dpc_jupyter.node.host import Host, provider_info
 from dpc_jupyter.node.ladder import Attempt, Way, climb
+from dpc_jupyter.node.invitations import Invitations, Joined
+from dpc_jupyter.node.joining import Joining
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.local import run_here
 from dpc_jupyter.node.offers import Offers
@@ -34,13 +46,17 @@ from dpc_jupyter.node.relays import MESSAGES as RELAY_MESSAGES
 from dpc_jupyter.node.relays import Relays
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
 from dpc_jupyter.node.requester import Requester, lost
-from dpc_jupyter.node.status import KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.status import JoinedHost, KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.node.unfinished import NOTE_AFTER_S, Unfinished, UnfinishedRequest
+from dpc_jupyter.node.whereabouts import Whereabouts
 from dpc_jupyter.protocol.connection import BadRequest
+from dpc_jupyter.protocol.invitation import Invitation
 from dpc_jupyter.protocol.messages import (
     ChatMessage,
     GetProviders,
     Image,
+    InviteClaim,
+    InviteResult,
     Message,
     Options,
     ProviderInfo,
@@ -62,6 +78,8 @@ OFFERS_EVERY_S = 10.0
 STRANGER_REQUEST_EVERY_S = 1.0
 # How long a host keeps what it says to an asker that is away.
 COME_BACK_S = 600.0
+# An invitation names several addresses; one that drops what comes must not hold up the next.
+_NEXT_ADDRESS_AFTER_S = 3.0
 # A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
 _REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 3.0, 3.0
 
@@ -84,6 +102,13 @@ class CoreService:
         What the node calls itself; the machine's name.
     registry : Registry, optional
         The engines; those of ``providers.json``, or what is found on this machine.
+
+    Attributes
+    ----------
+    access : Access
+        Who may use this machine's models.
+    invitations : Invitations
+        Lines that let somebody in; its methods block, so not on the node's own loop.
     """
 
     def __init__(self, home: Home | None = None, *, name: str | None = None, registry: Registry | None = None) -> None:
@@ -93,6 +118,7 @@ class CoreService:
         self.name = label(name or platform.node() or "node")
         self.identity = self.home.load_identity()
         self.access = Access(self.home)
+        self.invitations = Invitations(self.home, self.access)
         self.directory = Directory(self.home, lambda: self.access.rules)
         self.ledger = Ledger(self.home.ledger_path)
         self._watch = self.home.watch()
@@ -112,7 +138,9 @@ class CoreService:
         self._noted: dict[AnswerStream, asyncio.TimerHandle | None] = {}  # None: it is in the file
         self._pieces = 0
         self._offers = Offers(self._host)
-        self._stranger_told_at = float("-inf")
+        self._joining = Joining(self.identity.node_id, self.invitations, self._joined, self._not_joined)
+        self._whereabouts = Whereabouts(self.home)
+        self._stranger_told_at = self._claim_told_at = float("-inf")
         self._stranger_asked_at: dict[str, float] = {}
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._to_note: dict[str, tuple[str, str, float]] = {}
@@ -156,7 +184,14 @@ class CoreService:
         ConnectError
             No port near the wanted one is free.
         """
-        return self._links.uri or self._links.listen(host, port)
+        if self._links.uri is None:
+            uri = self._links.listen(host, port)
+            try:  # for whoever writes an invitation in another process of this home
+                await asyncio.to_thread(self._whereabouts.note, self.session, host, uri.port)
+            except (DpcError, OSError) as error:
+                _log.warning("where this node listens is not noted: %s", error)
+            return uri
+        return self._links.uri
 
     async def stop(self, reason: str = "the node is shutting down") -> None:
         """End every request and link, stop our engines, and write what is unwritten."""
@@ -165,6 +200,10 @@ class CoreService:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
+        if self.uri is not None:
+            with contextlib.suppress(DpcError, OSError):
+                self._whereabouts.forget(self.session)  # as the ledger's closing below, not in a thread
+        await self._joining.stop()
         await self._offers.stop()
         await self._host.stop()
         await self._relays.stop()
@@ -240,6 +279,54 @@ class CoreService:
             if peer is not None:
                 return self._peer_status(peer)
         return await self.connect(who, timeout_s=timeout_s)
+
+    async def join(self, line: str, *, name: str | None = None, timeout_s: float = 10.0) -> JoinedHost:
+        """Go to a host by the invitation that its owner sent, and be let in. Again does no harm.
+
+        Parameters
+        ----------
+        line : str
+            ``dpc-invite:...``, as it was pasted.
+        name : str, optional
+            What to call the host here; what it calls itself.
+        timeout_s : float
+            For each of its addresses, and for its answer.
+
+        Raises
+        ------
+        InvitationError
+            The line is damaged, or the host refuses it.
+        ConnectError, HandshakeError, PeerLost
+            The host cannot be reached; the invitation stays as it is.
+        """
+        invitation = Invitation.parse(line)
+        if invitation.node_id == self.identity.node_id:
+            raise InvitationError("This is an invitation of your own node: send it to whom it is for.")
+        status = await self._connect_any(invitation, name, timeout_s)
+        peer = self._links.of(invitation.node_id)
+        if peer is None:
+            raise ConnectError(f"The link to {status.name} ended at once. Use the same invitation again.")
+        if not peer.invites:
+            raise InvitationError(
+                f"{status.name} runs a dpc-jupyter that knows no invitations: its owner updates it, or lets in "
+                f"your node id: {self.identity.node_id}"
+            )
+        result = await self._joining.claim(peer, invitation, timeout_s)
+        await self._offers.ask(peer, timeout_s)
+        return JoinedHost(self._peer_status(peer), label(result.name), result.sharing)
+
+    async def _connect_any(self, invitation: Invitation, name: str | None, timeout_s: float) -> PeerStatus:
+        *others, last = invitation.addresses
+        for address in others:
+            with contextlib.suppress(ConnectError, HandshakeError):
+                uri = f"dpc://{address}?node_id={invitation.node_id}"
+                return await self.connect(uri, name=name, timeout_s=min(timeout_s, _NEXT_ADDRESS_AFTER_S))
+        try:
+            return await self.connect(f"dpc://{last}?node_id={invitation.node_id}", name=name, timeout_s=timeout_s)
+        except ConnectError as error:
+            if not others:
+                raise
+            raise ConnectError(f"The host answers at none of {', '.join(invitation.addresses)}. {error}") from error
 
     async def disconnect(self, who: str) -> None:
         """End every link to a peer; what it has open fails by name."""
@@ -487,6 +574,10 @@ class CoreService:
                     self._tell("models_changed", peer.node_id, f"{name} offers {len(peer.offers)} models.")
             case _ if isinstance(message, RELAY_MESSAGES):
                 self._relays.take(peer, message)
+            case InviteClaim():
+                self._joining.take_claim(peer, message)
+            case InviteResult():
+                self._joining.take_result(peer, message)
             case BadRequest():
                 self._host.refuse(peer, message.request_id, InvalidRequest(f"Invalid request: {message.reason}"))
 
@@ -500,6 +591,7 @@ class CoreService:
             self._coming_back.add(peer.node_id)
             self._spawn(self._come_back(peer.node_id, name, reason))
         self._offers.forget(peer)
+        self._joining.peer_closed(peer, name)
         if peer.outgoing and self._links.of(peer.node_id) is None:
             self.directory.note_lost(peer.node_id, f"disconnected: {reason}")
         self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
@@ -552,6 +644,23 @@ class CoreService:
             self._spawn(self._note_pending())
         what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
         self._tell("access_requested", peer.node_id, what)
+
+    def _joined(self, peer: Peer, joined: Joined) -> None:
+        self._links.reconsider()
+        for each in self._links.peers:
+            if each.node_id == peer.node_id:
+                self._offers.answer(each)
+        if not joined.again:
+            what = f"{joined.name} ({peer.node_id}) has joined by invitation and is let in"
+            self._tell("peer_joined", peer.node_id, f"{what}{'' if joined.sharing else ' once sharing is on'}.")
+
+    def _not_joined(self, peer: Peer, reason: str) -> None:
+        if time.monotonic() - self._claim_told_at >= STRANGER_REQUEST_EVERY_S:  # guesses are no flood of news
+            self._claim_told_at = time.monotonic()
+            who = f"{self.directory.name_of(peer)} ({peer.node_id})"
+            self._tell(
+                "join_refused", peer.node_id, f"{who} tried an invitation and was refused: {reason.rstrip('.')}."
+            )
 
     # Watching and telling.
 

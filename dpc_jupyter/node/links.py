@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-import socket
 import time
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ from dpc_jupyter.errors import ConnectError, HandshakeError
 from dpc_jupyter.identity import Identity, PeerKey, peer_key_from_der, peer_key_from_pem
 from dpc_jupyter.node.directory import PeerUri, is_any_address
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.whereabouts import machine_addresses
 from dpc_jupyter.protocol.connection import BadRequest, Connection
 from dpc_jupyter.protocol.handshake import SALT_BYTES, LoadKey
 from dpc_jupyter.protocol.messages import Ext, Message
@@ -76,7 +76,7 @@ class Links:
     ) -> None:
         self._identity = identity
         self._name = name
-        self._ext = Ext(1, session, stream=True, resume=True)
+        self._ext = Ext(1, session, stream=True, resume=True, invite=True)
         self._node = node
         self._client_context = client_context()
         self._listener: Listener | None = None
@@ -115,7 +115,7 @@ class Links:
         listener = Listener(context, self._identity.cert_der, self._accepted)
         listener.start(host, port)
         self._listener = listener
-        shown = _primary_address() if is_any_address(host) else host
+        shown = machine_addresses()[0] if is_any_address(host) else host
         self.uri = PeerUri(shown, listener.port, self._identity.node_id)
         return self.uri
 
@@ -329,19 +329,3 @@ class Links:
         elif len(inbound) >= PEERS_LIMIT:
             return f"This host holds {PEERS_LIMIT} connections and takes no more now; try again later."
         return ""
-
-
-def _primary_address() -> str:
-    """The address that this machine would use for the network; a datagram socket's connect sends nothing."""
-    targets: list[tuple[socket.AddressFamily, str]] = [
-        (socket.AF_INET, "192.0.2.1"),  # documentation addresses (RFC 5737, RFC 3849)
-        (socket.AF_INET6, "2001:db8::1"),
-    ]
-    for family, target in targets:
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((target, 9))
-                return str(probe.getsockname()[0])
-        except OSError:
-            continue
-    return "127.0.0.1"

@@ -98,6 +98,8 @@ class Peer:
         We have sent it a request: its answers are wanted, late ones too.
     resumes : bool
         Both sides can go on with a request over another link.
+    invites : bool
+        It takes invitations.
     lost : bool
         The link broke: neither side ended it in order, and its peer may come back.
     """
@@ -118,7 +120,7 @@ class Peer:
         self._stream_ended: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait_s = 0.0
-        self.stranger = self.asked = self.resumes = self.lost = False
+        self.stranger = self.asked = self.resumes = self.invites = self.lost = False
         self.closed = False
         self.outgoing = outgoing
         self.node_id = self.name = self.session = ""
@@ -148,6 +150,11 @@ class Peer:
     def extended(self) -> bool:
         """Whether it streams, queues and cancels, or is a plain DPTP v1.5 peer."""
         return self._connection.extended
+
+    @property
+    def binding(self) -> bytes:
+        """What this link alone has; see `Connection.binding`."""
+        return self._connection.binding
 
     def start(self) -> None:
         """Begin the conversation."""
@@ -306,6 +313,7 @@ class Peer:
             self.node_id, self.name = event.node_id, label(event.name)
             self.session = "" if event.ext is None else event.ext.session
             self.resumes = event.ext is not None and event.ext.resume
+            self.invites = event.ext is not None and event.ext.invite
             self._owner.peer_authenticated(self)
             if self.outgoing:
                 self._opened()

@@ -50,6 +50,53 @@ class KnownPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class InvitationStatus:
+    """One invitation of this home.
+
+    Attributes
+    ----------
+    name : str
+        Whom it is for.
+    state : str
+        ``open``, ``used``, ``revoked`` or ``expired``.
+    models, group, expires, limits
+        What it gives, as it was typed.
+    valid_until : float
+        Unix seconds.
+    used_by : str
+        Node id; empty while nobody has joined by it.
+    """
+
+    invite_id: str
+    name: str
+    state: str
+    models: tuple[str, ...]
+    group: str | None
+    expires: str | None
+    limits: tuple[str, ...]
+    valid_until: float
+    used_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedHost:
+    """A host that an invitation has let us in at.
+
+    Attributes
+    ----------
+    host : PeerStatus
+    known_as : str
+        What its owner calls us.
+    sharing : bool
+        Whether it takes requests now.
+    """
+
+    host: PeerStatus
+    known_as: str
+    sharing: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RequestStatus:
     """One open request, here or elsewhere. `waited_s` counts from its arrival, `tokens` are those so far."""
 
@@ -99,7 +146,7 @@ class NodeStatus:
 @dataclass(frozen=True, slots=True)
 class NodeEvent:
     """Something happened: ``peer_connected``, ``peer_closed``, ``models_changed``, ``access_changed``,
-    ``access_requested``. `text` is one sentence, safe to print.
+    ``access_requested``, ``peer_joined``, ``join_refused``. `text` is one sentence, safe to print.
     """
 
     kind: str

@@ -7,7 +7,6 @@ import hmac
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from dpc_jupyter.errors import ConfigError
 from dpc_jupyter.firewall import Document
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.kept import KEEP_S
+from dpc_jupyter.node.processes import runs
 from dpc_jupyter.node.request import InferenceRequest
 from dpc_jupyter.sanitize import label
 
@@ -128,7 +128,7 @@ class Unfinished:
     def _is_orphan(self, entry: dict[str, Any]) -> bool:
         """Of a process that is no more; another machine's processes, on a shared home, cannot be seen from here."""
         pid = entry.get("pid")
-        return _is_fresh(entry) and entry.get("machine") == self._machine and isinstance(pid, int) and not _runs(pid)
+        return _is_fresh(entry) and entry.get("machine") == self._machine and isinstance(pid, int) and not runs(pid)
 
     def _edit(self, change: Callable[[Document], Document]) -> None:
         self._home.edit_asked(
@@ -139,15 +139,3 @@ class Unfinished:
 def _is_fresh(entry: dict[str, Any]) -> bool:
     when = entry.get("when")
     return isinstance(when, int | float) and 0 <= time.time() - when < KEEP_S
-
-
-def _runs(pid: int) -> bool:
-    if sys.platform == "win32" or pid <= 0:  # no signal there asks without killing
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True

@@ -162,6 +162,14 @@ class Connection:
             self._out.append(encode_frame(_encode(challenge)))
             self.state = State.AWAIT_HELLO
 
+    @property
+    def binding(self) -> bytes:
+        """64 bytes that this link alone has: the challenge's nonce, and the hash of the certificate that this end saw.
+
+        With somebody in the middle the two ends have different ones.
+        """
+        return self._nonce + handshake.cert_hash(self._server_cert_der)
+
     def data_to_send(self) -> bytes:
         """Take what has collected since the last call."""
         data = b"".join(self._out)
@@ -272,6 +280,7 @@ class Connection:
             server_cert_der=self._server_cert_der,
             legacy_ok=self._legacy_ok(self._server_id),
         )
+        self._nonce = handshake.nonce_of(challenge)
         self._out.append(encode_frame(_encode(hello)))
         self.state = State.AWAIT_ACK
 

@@ -77,6 +77,11 @@ def signed_bytes(nonce: bytes, server_cert_hash: bytes, client_id: str, server_i
     return _HELLO_DOMAIN + nonce + server_cert_hash + ids
 
 
+def nonce_of(challenge: HelloChallenge) -> bytes:
+    """The raw nonce in a challenge; HandshakeError where there is none."""
+    return _decode_base64(challenge.nonce, "nonce", NONCE_BYTES)
+
+
 def make_challenge(server_cert_der: bytes, salt: bytes) -> tuple[HelloChallenge, bytes]:
     """Server: the challenge for `SALT_BYTES` random bytes, and the raw nonce in it."""
     nonce = bound_nonce(cert_hash(server_cert_der), salt)
@@ -101,7 +106,7 @@ def answer_challenge(
         The nonce belongs to another certificate (someone is in the middle), or the server offers no channel
         binding and is not marked ``legacy_ok``. Nothing has been signed then.
     """
-    nonce = _decode_base64(challenge.nonce, "nonce", NONCE_BYTES)
+    nonce = nonce_of(challenge)
     proof = None
     if challenge.cb is not None and challenge.cb.v == 1:
         salt = _decode_base64(challenge.cb.salt, "salt", SALT_BYTES)

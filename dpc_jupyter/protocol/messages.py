@@ -48,12 +48,15 @@ class Ext(Struct, frozen=True, omit_defaults=True):
         CHUNK, STATUS and CANCEL are understood.
     resume : bool
         RESUME is: a request outlives the link that it came by.
+    invite : bool
+        INVITE_CLAIM is.
     """
 
     v: int
     session: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+\Z")]
     stream: bool = False
     resume: bool = False
+    invite: bool = False
 
 
 class HelloChallenge(Message, frozen=True):
@@ -313,6 +316,34 @@ class RelayClose(Message, frozen=True):
     reason: Annotated[str, Meta(max_length=256)] = ""
 
 
+InviteId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
+class InviteClaim(Message, frozen=True):
+    """I hold this invitation: `proof` is `invitation.proof` for this link. A node that nobody has let in may say so."""
+
+    invite_id: InviteId
+    proof: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class InviteResult(Message, frozen=True, omit_defaults=True):
+    """The answer. Refused is refused: `error` is the same whatever was wrong.
+
+    Attributes
+    ----------
+    name : str
+        What the host's owner calls the node that joined.
+    sharing : bool
+        Whether the host takes requests of those whom it lets in.
+    """
+
+    invite_id: InviteId
+    status: Literal["ok", "refused"]
+    name: Name = ""
+    sharing: bool = True
+    error: Annotated[str, Meta(max_length=1024)] = ""
+
+
 class Ping(Message, frozen=True):
     """Are you there? `timestamp` comes back unchanged; only its sender reads it."""
 
@@ -355,6 +386,8 @@ COMMANDS: dict[str, type[Message]] = {
     "RELAY_DATA": RelayData,
     "RELAY_CREDIT": RelayCredit,
     "RELAY_CLOSE": RelayClose,
+    "INVITE_CLAIM": InviteClaim,
+    "INVITE_RESULT": InviteResult,
     "PING": Ping,
     "PONG": Pong,
     "GOODBYE": Goodbye,
@@ -366,6 +399,7 @@ EXTENSIONS: frozenset[type[Message]] = frozenset(
     (
         *(RemoteInferenceStatus, RemoteInferenceChunk, RemoteInferenceCancel, RemoteInferenceResume),
         *(RelayPeers, RelayOpen, RelayOpened, RelayData, RelayCredit, RelayClose),
+        *(InviteClaim, InviteResult),
         *(Ping, Pong, Goodbye),
     )
 )

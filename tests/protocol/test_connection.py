@@ -154,7 +154,7 @@ def v15_ends() -> Pair:
 EXTENDING = (
     *("REMOTE_INFERENCE_STATUS", "REMOTE_INFERENCE_CHUNK", "REMOTE_INFERENCE_CANCEL", "REMOTE_INFERENCE_RESUME"),
     *("RELAY_PEERS", "RELAY_OPEN", "RELAY_OPENED", "RELAY_DATA", "RELAY_CREDIT", "RELAY_CLOSE"),
-    *("PING", "PONG", "GOODBYE"),
+    *("INVITE_CLAIM", "INVITE_RESULT", "PING", "PONG", "GOODBYE"),
 )
 
 
@@ -355,6 +355,8 @@ MALFORMED: dict[str, object] = {
     "RELAY_DATA": {"relay_id": "0" * 32, "data": ""},
     "RELAY_CREDIT": {"relay_id": "0" * 32, "count_bytes": 0},
     "RELAY_CLOSE": {"relay_id": "0" * 31},
+    "INVITE_CLAIM": {"invite_id": "00112233445566ff", "proof": "0f" * 31},
+    "INVITE_RESULT": {"invite_id": "00112233445566FF", "status": "ok"},
     "PING": {"timestamp": 10**400},
     "PONG": {"timestamp": "now"},
     "GOODBYE": {"reason": "x" * 257},

@@ -12,9 +12,10 @@ from msgspec import Struct
 from dpc_jupyter.firewall import Document, Rules
 from dpc_jupyter.jupyter.notebook import LOCAL
 from dpc_jupyter.ledger import Usage
-from dpc_jupyter.node.status import KnownPeer, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.status import InvitationStatus, KnownPeer, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.protocol.messages import ProviderInfo
 from dpc_jupyter.sanitize import label
+from dpc_jupyter.wording import day, permission
 
 NAME_CHARS = 128
 MODEL_CHARS = 256  # as `Offers` keeps them: a name that was cut could not be chosen
@@ -112,6 +113,17 @@ class Pending(Struct, frozen=True):
     name: str
     model: str
     when: float
+
+
+class InvitationView(Struct, frozen=True):
+    """An invitation that is open; `permission` and `until` in words."""
+
+    id: str
+    name: str
+    models: tuple[str, ...]
+    group: str | None
+    permission: str
+    until: str
 
 
 def node_view(status: NodeStatus | None, node_id: str, version: str, trouble: str | None = None) -> NodeView:
@@ -216,6 +228,23 @@ def pending_views(pending: Mapping[str, Mapping[str, Any]]) -> list[Pending]:
     return sorted(found, key=lambda each: -each.when)
 
 
+def invitation_views(invitations: Iterable[InvitationStatus]) -> list[InvitationView]:
+    """Those that are open, newest first."""
+    found = [
+        InvitationView(
+            each.invite_id,
+            label(each.name, NAME_CHARS),
+            tuple(label(model, MODEL_CHARS) for model in each.models),
+            each.group and label(each.group, NAME_CHARS),
+            permission(each.expires),
+            day(each.valid_until),
+        )
+        for each in invitations
+        if each.state == "open"
+    ]
+    return found[::-1]
+
+
 def served_tokens(sums: Iterable[Usage]) -> Counter[str]:
     """What each node used here, of the day's sums."""
     used = Counter[str]()
@@ -237,7 +266,8 @@ def access_view(path: str, rules: Rules, used: Mapping[str, int], now: dt.dateti
     compute, members = document.get("compute", {}), _entries(document, "node_groups")
     terms, nodes = _entries(document, "groups"), _entries(document, "nodes")
     listed, allowed = compute.get("allow_nodes", []), compute.get("allow_groups", [])
-    ids = dict.fromkeys([*listed, *(n for ids in members.values() for n in ids), *nodes])
+    own = [n for n, entry in nodes.items() if not entry or any(key[0] != "_" for key in entry)]  # not by notes alone
+    ids = dict.fromkeys([*listed, *(n for ids in members.values() for n in ids), *own])
     return {
         "path": label(path, 400),
         "error": _sentence(rules.error),
