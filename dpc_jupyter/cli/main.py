@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dpc_jupyter import __version__
-from dpc_jupyter.cli import ask, demo, doctor, firewall, models, serve
+from dpc_jupyter.cli import ask, demo, doctor, firewall, hub, models, serve
 from dpc_jupyter.cli.console import OneLineErrors, home_of, out, show_table
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
@@ -34,6 +34,7 @@ app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("ask")(ask.ask)
 app.command("doctor")(doctor.doctor)
+app.command("hub")(hub.hub)
 
 
 def _show_version(wanted: bool) -> None:
