@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import socket
 import struct
 from dataclasses import dataclass
 from typing import Any, Self
@@ -66,18 +67,33 @@ class RawNode:
         headers = {"Authorization": f"Bearer {token}"}
         return httpx.request(method, self.url + path, headers=headers, trust_env=False, timeout=20, **more)
 
-    async def open(self, token: str = "", *, in_query: bool = False, session: str = "", **query: str) -> Socket:
+    async def open(
+        self,
+        token: str = "",
+        *,
+        in_query: bool = False,
+        session: str = "",
+        receive_buffer_bytes: int = 0,
+        **query: str,
+    ) -> Socket:
+        sock = socket.socket()
+        if receive_buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
+        sock.setblocking(False)
+        where = httpx.URL(self.url)
+        await asyncio.get_running_loop().sock_connect(sock, (where.host, where.port))
         token = token or await asyncio.to_thread(self.token)
         terms = dict(query) | ({"session": session} if session else {}) | ({"token": token} if in_query else {})
-        socket = await connect(
+        opened = await connect(
             f"{self.url.replace('http', 'ws', 1)}/ws/signal?{httpx.QueryParams(terms)}",
             additional_headers={} if in_query else {"Authorization": f"Bearer {token}"},
             compression=None,
             proxy=None,
             ping_interval=None,
             max_queue=None,
+            sock=sock,
         )
-        return Socket(socket)
+        return Socket(opened)
 
 
 @dataclass
