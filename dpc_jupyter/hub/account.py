@@ -180,7 +180,7 @@ class Account:
             self._context = await self._trust.context(self.origin)
             self._http = httpx.AsyncClient(
                 base_url=self.origin,
-                verify=self._context or True,
+                verify=self._context or False,  # plain HTTP, on this machine: no certificates to load
                 timeout=_TIMEOUT_S,
                 trust_env=not self._direct,
             )

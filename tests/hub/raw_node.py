@@ -64,7 +64,7 @@ class RawNode:
         return str(response.json()["token"])
 
     def call(self, method: str, path: str, token: str, **more: Any) -> httpx.Response:
-        headers = {"Authorization": f"Bearer {token}"}
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
         return httpx.request(method, self.url + path, headers=headers, trust_env=False, timeout=20, **more)
 
     async def open(

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 PATIENCE_S = 30.0
+_by_port: dict[int, subprocess.Popen[bytes]] = {}
 
 
 def redis_server() -> str | None:
@@ -56,12 +57,19 @@ def running(argv: Sequence[str], port: int, user: str | None = None) -> Iterator
     process = subprocess.Popen(
         argv, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", user=user
     )
+    _by_port[port] = process
     try:
         until_listening(port, process)
         yield process
     finally:
         process.kill()
         process.wait(10)
+
+
+def end(port: int) -> None:
+    """Kill the one of ours that listens here."""
+    _by_port[port].kill()
+    _by_port[port].wait(10)
 
 
 @contextmanager
