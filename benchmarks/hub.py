@@ -81,7 +81,7 @@ async def _sign_in(clients: Sequence[HubClient]) -> None:
         some = clients[at : at + _AT_ONCE]
         for client in some:
             client.start()
-        while not all(client.state.online for client in some):
+        while not all(client.state.online for client in some):  # noqa: ASYNC110  fifty of them
             await asyncio.sleep(0.01)
 
 

@@ -136,9 +136,7 @@ class Hub:
         return self.tokens.issue(proof.node_id)
 
 
-def _caller(
-    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> str:
+def _caller(request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]) -> str:
     if credentials is None:
         raise HandshakeError("This call needs a token: log in.")
     hub: Hub = request.app.state.hub

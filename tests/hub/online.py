@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from node.waiting import until
+
 from dpc_jupyter.hub.client import HubClient, HubState, Signal
 from dpc_jupyter.identity import Identity
-from node.waiting import until
 
 
 class Node:
@@ -39,7 +42,9 @@ class Node:
 
 
 @asynccontextmanager
-async def online(url: str, identity: Identity, name: str = "node", session: str = "s", **more: Any) -> AsyncIterator[Node]:
+async def online(
+    url: str, identity: Identity, name: str = "node", session: str = "s", **more: Any
+) -> AsyncIterator[Node]:
     node = Node(url, identity, name, session, **more)
     node.client.start()
     try:
@@ -47,3 +52,11 @@ async def online(url: str, identity: Identity, name: str = "node", session: str 
         yield node
     finally:
         await node.client.close()
+
+
+async def found(node: Node, name: str, within_s: float = 20.0, *, gone: bool = False) -> None:
+    """Search until another node is found, or is found no more; slowly, for searches are counted."""
+    began = time.monotonic()
+    while bool(await node.client.search(name=name)) is gone:
+        assert time.monotonic() - began < within_s
+        await asyncio.sleep(0.6)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -62,14 +63,21 @@ def running(argv: Sequence[str], port: int, user: str | None = None) -> Iterator
         until_listening(port, process)
         yield process
     finally:
-        process.kill()
-        process.wait(10)
+        _end(process)
 
 
 def end(port: int) -> None:
-    """Kill the one of ours that listens here."""
-    _by_port[port].kill()
-    _by_port[port].wait(10)
+    """End the one of ours that listens here."""
+    _end(_by_port[port])
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)  # PostgreSQL's fast shutdown, which ends its children too
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait(10)
 
 
 @contextmanager
@@ -94,7 +102,18 @@ def postgres() -> Iterator[str]:
         shutil.chown(folder, user)
     name = user or getpass.getuser()
     try:
-        make = [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", name, "-E", "UTF8", "--no-sync"]
+        make = [
+            str(programs / "initdb"),
+            "-D",
+            str(folder / "data"),
+            "-A",
+            "trust",
+            "-U",
+            name,
+            "-E",
+            "UTF8",
+            "--no-sync",
+        ]
         subprocess.run(make, check=True, capture_output=True, user=user, cwd="/")
         words = [str(programs / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1", "-F"]
         with running([*words, "-c", "unix_socket_directories="], port, user):

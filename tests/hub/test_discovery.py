@@ -72,7 +72,14 @@ async def test_a_search_matches_parts_literally_and_groups_whole(kept: Storage) 
     await kept.put_advert(A, advert("Anna_1", (["llama3.1:8b"], EVERYONE), groups=["ml-lab"]))
     for terms in ({"name": "anna_"}, {"model": "3.1"}, {"group": "ml-lab"}, {"name": "n", "model": "LLAMA"}):
         assert await found(kept, B, **terms), terms
-    for terms in ({"name": "%"}, {"name": "a%a"}, {"model": "3_1"}, {"group": "ml"}, {"group": "%"}, {"name": "' OR 1"}):
+    for terms in (
+        {"name": "%"},
+        {"name": "a%a"},
+        {"model": "3_1"},
+        {"group": "ml"},
+        {"group": "%"},
+        {"name": "' OR 1"},
+    ):
         assert not await found(kept, B, **terms), terms
 
 
@@ -136,9 +143,7 @@ async def test_what_a_search_finds_is_bounded(kept: Storage) -> None:
         await kept.delete_advert(node_id)
 
 
-async def test_the_adverts_of_those_who_have_gone_are_forgotten(
-    kept: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_adverts_of_those_who_have_gone_are_forgotten(kept: Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "FORGET_ADVERT_S", -1.0)
     await come(kept, A)
     await kept.put_advert(A, advert("anna", (["m"], EVERYONE)))
@@ -163,7 +168,7 @@ async def test_words_are_made_safe_before_they_are_kept(nodes: tuple[RawNode, Ra
     async with await anna.open(token):
         surrogate = json.dumps(ADVERT | {"groups": ["g\ud800"]})
         assert anna.call("PUT", "/me", token, content=surrogate).status_code in (204, 422)
-        hostile = ADVERT | {"name": "an\x1b[31mna\n\x00\u202e"}
+        hostile = ADVERT | {"name": "an\x1b[31mna\x00\u202e"}
         assert anna.call("PUT", "/me", token, json=hostile).status_code == 204
         answer = ben.call("GET", "/nodes", ben.token(), params={"name": "\x00anna"}).json()
         assert [node["name"] for node in answer["nodes"]] == ["anna"]

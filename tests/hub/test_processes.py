@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 
 import pytest
+from node.waiting import until
 
 from dpc_jupyter.hub.client import Advert, Offer
 from dpc_jupyter.identity import Identity
 from hub import services
 from hub.conftest import Start, needs_services
-from hub.online import online
+from hub.online import found, online
 from hub.raw_node import RawNode, answer, offer
 from hub.running_hub import RunningHub
-from node.waiting import until
 
 pytestmark = needs_services
 ORIGIN = "http://127.0.0.1:1"  # what both sign for; a balancer would be there
@@ -25,13 +26,6 @@ ADVERT = Advert((Offer(("m",), None),))
 def two(start_hub: Start, postgres_url: str, redis_url: str) -> tuple[RunningHub, RunningHub]:
     one = start_hub(database=postgres_url, redis=redis_url)
     return one, start_hub(database=postgres_url, redis=redis_url)
-
-
-async def found(node: object, name: str, within_s: float = 20.0) -> None:
-    began = time.monotonic()
-    while not await node.client.search(name=name):  # type: ignore[attr-defined]
-        assert time.monotonic() - began < within_s
-        await asyncio.sleep(0.6)
 
 
 async def test_nodes_at_different_processes_find_and_call_each_other(
@@ -77,10 +71,7 @@ async def test_when_one_process_is_killed_its_nodes_are_offline_and_at_home_with
         await ben.client.signal(anna.node_id, offer())
         await until(lambda: ben.refused)
         # And the heartbeat takes it out of what others find.
-        began = time.monotonic()
-        while await ben.client.search(name="anna"):
-            assert time.monotonic() - began < 10
-            await asyncio.sleep(0.6)
+        await found(ben, "anna", 10.0, gone=True)
         async with online(other.url, host_id, "anna") as moved:
             await moved.client.advertise(ADVERT)
             await found(ben, "anna")
@@ -104,11 +95,9 @@ def test_what_one_process_gave_the_other_one_knows(
     assert one.call("GET", "/nodes", response.json()["token"]).status_code == 200
 
 
-def test_two_processes_may_begin_with_an_empty_database_at_once(
-    tmp_path: object, postgres_url: str, redis_url: str
-) -> None:
+def test_two_processes_may_begin_with_an_empty_database_at_once(tmp_path: Path, redis_url: str) -> None:
     with services.postgres() as url:
-        hubs = [RunningHub(tmp_path / f"{number}", url, redis_url).launch() for number in range(2)]  # type: ignore[operator]
+        hubs = [RunningHub(tmp_path / f"{number}", url, redis_url).launch() for number in range(2)]
         try:
             for hub in hubs:
                 hub.wait()

@@ -5,6 +5,7 @@ import json
 import time
 
 import pytest
+from node.waiting import until
 from websockets.exceptions import InvalidStatus
 
 from dpc_jupyter.hub.limits import OUTBOX_LIMIT_BYTES, SESSIONS_PER_NODE, SIGNALS_PER_NODE, SLOW_READER_S
@@ -14,7 +15,6 @@ from hub.conftest import Start
 from hub.raw_node import RawNode, answer, offer
 from hub.running_hub import RunningHub
 from hub.test_login import secret_of
-from node.waiting import until
 
 
 async def test_a_signal_arrives_as_it_was_sent_with_the_proven_sender(anna: RawNode, ben: RawNode) -> None:
@@ -98,8 +98,10 @@ async def test_a_payload_that_is_too_long_is_refused_and_a_longer_frame_ends_it(
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "null", '{"type": "signal"}', '{"type": "other"}', '{"type": "signal", "target_node_id": 1}']
-    + ["[" * 50_000, '{"type": "token", "token": "x"}'],
+    [
+        *("", "{", "[]", "null", "[" * 50_000, '{"type": "signal"}', '{"type": "other"}'),
+        *('{"type": "signal", "target_node_id": 1}', '{"type": "token", "token": "x"}'),
+    ],
 )
 async def test_what_is_no_message_is_refused_and_the_next_one_goes_through(
     anna: RawNode, ben: RawNode, text: str
@@ -109,8 +111,9 @@ async def test_what_is_no_message_is_refused_and_the_next_one_goes_through(
         refused = await at_ben.heard()
         assert refused["type"] == "error"
         assert len(refused["error"]) < 300
-        for payload in ([], "offer", None, 1):
-            await at_ben.call(anna.identity.node_id, payload)
+        nothing: list[object] = [[], "offer", None, 1]
+        for no_object in nothing:
+            await at_ben.call(anna.identity.node_id, no_object)
             assert (await at_ben.heard())["error"] == "The payload is no JSON object."
         await at_ben.call(anna.identity.node_id, offer())
         assert (await at_anna.heard())["payload"] == offer()
