@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dpc_jupyter.cli.console import home_of, say
+from dpc_jupyter.cli.console import home_of, run, say
 from dpc_jupyter.errors import ConfigError
 from dpc_jupyter.hub.trust import is_loopback
 from dpc_jupyter.hub.wire import origin_of
@@ -58,11 +58,12 @@ def hub(
             f"proxy that has them, --public-url https://... {host} is not this machine alone."
         )
     try:
-        from dpc_jupyter.hub.server import Listen, server
+        from dpc_jupyter.hub.server import Listen, check, server
         from dpc_jupyter.hub.service import Settings
     except ImportError as error:
         raise ConfigError(f"The hub needs {error.name}: pip install 'dpc-jupyter[hub]'") from error
     settings = Settings(origin, database or str(home_of(ctx).path / "hub.sqlite3"), redis)
+    run(check(settings))
     running = server(settings, Listen(host, port, tls_cert, tls_key, proxy))
     if tls_cert is not None:
         say(f"Certificate's SHA-256 fingerprint: {_fingerprint(tls_cert)}")

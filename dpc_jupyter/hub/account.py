@@ -18,7 +18,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from dpc_jupyter import strict_json
-from dpc_jupyter.errors import ConnectError, HandshakeError
+from dpc_jupyter.errors import ConfigError, ConnectError, HandshakeError
 from dpc_jupyter.hub.trust import Trust, is_loopback
 from dpc_jupyter.hub.wire import MESSAGE_LIMIT_BYTES, signed_bytes
 from dpc_jupyter.identity import Identity
@@ -134,7 +134,7 @@ class Account:
             if error.response.status_code == 401:
                 self._forget(token)
             raise self._refusal(error.response.status_code, bytes(error.response.body or b"")) from error
-        except (OSError, WebSocketException) as error:
+        except (OSError, WebSocketException, ImportError) as error:
             raise self._silence(error) from error
 
     async def _log_in(self) -> None:
@@ -178,12 +178,15 @@ class Account:
     async def _opened(self) -> httpx.AsyncClient:
         if self._http is None:
             self._context = await self._trust.context(self.origin)
-            self._http = httpx.AsyncClient(
-                base_url=self.origin,
-                verify=self._context or False,  # plain HTTP, on this machine: no certificates to load
-                timeout=_TIMEOUT_S,
-                trust_env=not self._direct,
-            )
+            try:
+                self._http = httpx.AsyncClient(
+                    base_url=self.origin,
+                    verify=self._context or False,  # plain HTTP, on this machine: no certificates to load
+                    timeout=_TIMEOUT_S,
+                    trust_env=not self._direct,
+                )
+            except (ImportError, ValueError) as error:  # a proxy of the environment that httpx cannot use
+                raise ConfigError(f"The proxy settings cannot be used: {label(str(error), 200)}") from error
         return self._http
 
     def _forget(self, token: str) -> None:

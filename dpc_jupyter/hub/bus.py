@@ -25,6 +25,15 @@ class Parcel(msgspec.Struct, frozen=True):
     text: str
 
 
+async def answers(url: str) -> bool:
+    """Whether a Redis answers at this URL."""
+    try:
+        async with redis.Redis.from_url(url, socket_timeout=_TIMEOUT_S, socket_connect_timeout=_TIMEOUT_S) as found:
+            return bool(await found.ping())
+    except (RedisError, OSError, ValueError):
+        return False
+
+
 class Bus:
     """Redis, as far as a hub needs it.
 

@@ -38,6 +38,8 @@ __all__ = ["Advert", "FoundNode", "HubClient", "HubState", "Offer", "Signal", "T
 
 # A hub that is back is found within 5 s; a thousand nodes that look for it make some 500 attempts a second.
 _WAIT_MAX_S = 4.0
+# For an advert or a token that the hub did not take; a token has three minutes left then.
+_TRY_AGAIN_S = 30.0
 # Signals a second that a hub, which may lie, can make this node look at; a burst is a class that starts at once.
 _SIGNALS_PER_S, _SIGNALS_AT_ONCE = 50.0, 200.0
 _log = logging.getLogger(__name__)
@@ -148,7 +150,7 @@ class HubClient:
         Raises
         ------
         ConnectError, HandshakeError
-            The hub refused it, or is not reached now. It is tried again when the hub is back.
+            The hub refused it, or is not reached now. It is tried again at the next reconnect.
         """
         self._advert = None if advert is None else advert.body(self._name)
         if self._socket is not None:
@@ -159,8 +161,8 @@ class HubClient:
 
         Raises
         ------
-        ConnectError, HandshakeError
-            The hub is not reached, or refused.
+        ConnectError, HandshakeError, ConfigError
+            The hub is not reached, or refused; or `trust` cannot be used.
         """
         terms = {"model": model, "name": name, "group": group}
         found = await self._account.call("GET", "/nodes", FoundNodes, params=terms)
@@ -205,16 +207,24 @@ class HubClient:
         return socket.close_code
 
     async def _keep(self, socket: ClientConnection) -> None:
-        """Advertise, and hand in a new token before the old one ends."""
-        try:
-            if self._advert is not None:
-                await self._tell_advert()
-            while True:
-                await asyncio.sleep(max(1.0, self._account.renew_in_s))
-                await self._send(socket, TokenToHub(await self._account.token()))
-        except DpcError as error:
-            _log.warning("%s", error)
-            await socket.close()  # what cannot be kept is begun again
+        """Advertise, and hand in a new token before the old one ends.
+
+        What fails is tried again: without an advert a node can still be called, and until its token ends, too.
+        """
+        told, advertised = await self._account.token(), self._advert is None
+        while True:
+            try:
+                if not advertised:
+                    await self._tell_advert()
+                    advertised = True
+                if told != (token := await self._account.token()):
+                    await self._send(socket, TokenToHub(token))
+                    told = token
+                wait_s = self._account.renew_in_s
+            except DpcError as error:
+                _log.warning("%s", error)
+                wait_s = _TRY_AGAIN_S
+            await asyncio.sleep(max(1.0, wait_s if advertised else min(wait_s, _TRY_AGAIN_S)))
 
     async def _tell_advert(self) -> None:
         if self._advert is None:

@@ -10,9 +10,13 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from dpc_jupyter.errors import ConfigError
+from dpc_jupyter.hub.bus import answers
 from dpc_jupyter.hub.limits import SESSIONS_LIMIT, SLOW_READER_S
 from dpc_jupyter.hub.service import Settings, create_app
+from dpc_jupyter.hub.storage import Storage, StorageError
 from dpc_jupyter.hub.wire import MESSAGE_LIMIT_BYTES
+from dpc_jupyter.sanitize import label
 
 # A client that is gone without a word (a closed laptop) is offline after both together.
 _PING_EVERY_S, _PING_WAIT_S = 15.0, 10.0
@@ -70,6 +74,25 @@ class _Socket(WebSocketsSansIOProtocol):
         if self._slow is not None:
             self._slow.cancel()
             self._slow = None
+
+
+async def check(settings: Settings) -> None:
+    """Look whether what the hub depends on answers, and say in one line what does not.
+
+    Raises
+    ------
+    ConfigError
+        The database or Redis cannot be used so.
+    """
+    storage = Storage(settings.database)
+    try:
+        await storage.open()
+    except StorageError as error:
+        raise ConfigError(f"{error} It says: {label(str(error.__cause__), 200)}") from error
+    finally:
+        await storage.close()
+    if settings.redis_url and not await answers(settings.redis_url):
+        raise ConfigError("Redis does not answer: --redis takes a URL like redis://:password@host:6379.")
 
 
 def server(settings: Settings, listen: Listen) -> uvicorn.Server:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from asyncpg import PostgresError
 from sqlalchemy import ColumnElement, delete, event, select, text, update
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -26,6 +27,7 @@ DEAD_AFTER_S = 6.0
 # Its rows stay longer, so that one that only slept finds them again.
 FORGET_HUB_S = 60.0
 FORGET_ADVERT_S = 3600.0
+_TIMEOUT_S = 5.0
 _CREATE_LOCK = 0x6470632D687562  # "dpc-hub": two processes that start at once make the tables one after the other
 
 
@@ -75,7 +77,10 @@ class Storage:
         url = database_url(words)
         if url.drivername.startswith("sqlite") and url.database:
             _make_private(Path(url.database))
-        self._engine: AsyncEngine = create_async_engine(url, pool_pre_ping=True)
+        wait: dict[str, float] = {"timeout": _TIMEOUT_S}  # sqlite3's for a lock, asyncpg's for a connection
+        if url.drivername.startswith("postgresql"):
+            wait["command_timeout"] = _TIMEOUT_S
+        self._engine: AsyncEngine = create_async_engine(url, pool_pre_ping=True, connect_args=wait)
         self._dialect = self._engine.dialect
         self._now = tables.now(self._dialect)
         if self._dialect.name == "sqlite":
@@ -188,7 +193,7 @@ class Storage:
         try:
             async with self._engine.begin() as db:
                 yield db
-        except (SQLAlchemyError, OSError) as error:
+        except (SQLAlchemyError, PostgresError, OSError) as error:  # asyncpg's own while it connects
             raise StorageError("The hub's database does not answer.") from error
 
 
@@ -206,5 +211,4 @@ def _set_up_sqlite(connection: Any, _record: Any) -> None:
     # Readers beside the one writer, and no fsync for a presence that a crash ends anyway.
     cursor.execute("PRAGMA journal_mode=WAL")
     cursor.execute("PRAGMA synchronous=NORMAL")
-    cursor.execute("PRAGMA busy_timeout=5000")
     cursor.close()

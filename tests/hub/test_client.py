@@ -298,3 +298,15 @@ async def test_a_websocket_that_does_not_open_is_told_and_nobody_is_followed(hos
         await until(lambda: node.client.state.reason.startswith(f"The hub at {url}"))
         assert "127.0.0.1:1/" not in node.client.state.reason
         await node.client.close()
+
+
+async def test_an_advert_that_the_hub_refuses_keeps_no_node_offline(hub: RunningHub, evil_id: Identity) -> None:
+    node = Node(hub.url, evil_id)
+    await node.client.advertise(Advert((Offer(tuple(f"m{number}" for number in range(2000)), None),)))
+    node.client.start()
+    await node.online()
+    with pytest.raises(ConnectError, match=r"422|413"):
+        await node.client.advertise(Advert((Offer(tuple(f"m{number}" for number in range(2000)), None),)))
+    await asyncio.sleep(1.0)
+    assert [state.online for state in node.states] == [True]
+    await node.client.close()
