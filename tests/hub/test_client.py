@@ -84,14 +84,15 @@ async def test_a_node_is_back_within_5_s_of_its_killed_hub(
 
 async def test_a_hub_that_lost_its_database_is_logged_in_to_anew(start_hub: Start, host_id: Identity) -> None:
     hub = start_hub()
-    async with online(hub.url, host_id) as anna:
+    async with online(hub.url, host_id, "anna") as anna:
+        await anna.client.advertise(ADVERT)
         hub.kill()
         for file in hub.folder.glob("hub.sqlite3*"):
             file.unlink()
         hub.start()
         await anna.offline()
         await anna.online()
-        assert await anna.client.search() == ()
+        await found(anna, "anna")  # it advertises anew, too
 
 
 async def test_a_token_is_renewed_on_the_open_websocket(hub: RunningHub, guest_id: Identity) -> None:
@@ -280,6 +281,14 @@ async def test_whatever_a_hub_answers_is_one_bounded_sentence(host_id: Identity,
             await node.client.search()
         assert len(str(failed.value)) < 400
         assert str(failed.value).isprintable()
+        await node.client.close()
+
+
+async def test_an_answer_without_end_is_cut(host_id: Identity) -> None:
+    async with hostile(lambda request: http(b" " * 3_000_000)) as url:
+        node = Node(url, host_id)
+        with pytest.raises(ConnectError, match="too long"):
+            await node.client.search()
         await node.client.close()
 
 
