@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import datetime as dt
 import contextlib
+import datetime as dt
 import itertools
 import logging
 import platform
@@ -23,7 +23,6 @@ from dpc_jupyter.errors import (
     Busy,
     ConnectError,
     DpcError,
-    HandshakeError,
     InvalidRequest,
     InvitationError,
     NobodyListens,
@@ -35,9 +34,9 @@ from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.answer import Answer, AnswerStream
 from dpc_jupyter.node.directory import Directory, PeerUri
 from dpc_jupyter.node.host import Host, provider_info
-from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.invitations import Invitations, Joined
 from dpc_jupyter.node.joining import Joining
+from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.local import run_here
 from dpc_jupyter.node.offers import Offers
@@ -242,6 +241,9 @@ class CoreService:
             ways = self._ways_to(node_id, timeout_s)
         if not ways:
             raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
+        return await self._reach(node_id, ways, name)
+
+    async def _reach(self, node_id: str, ways: Sequence[Way], name: str | None) -> PeerStatus:
         # Two that connect at once share one link: a second one would replace the first.
         async with self._reaching.setdefault(node_id, asyncio.Lock()):
             peer = next((peer for peer in self._links.peers if peer.node_id == node_id and peer.outgoing), None)
@@ -302,7 +304,9 @@ class CoreService:
         invitation = Invitation.parse(line)
         if invitation.node_id == self.identity.node_id:
             raise InvitationError("This is an invitation of your own node: send it to whom it is for.")
-        status = await self._connect_any(invitation, name, timeout_s)
+        uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
+        ways = [self._direct(uri, timeout_s) for uri in uris]
+        status = await self._reach(invitation.node_id, ways, name)
         peer = self._links.of(invitation.node_id)
         if peer is None:
             raise ConnectError(f"The link to {status.name} ended at once. Use the same invitation again.")
@@ -314,19 +318,6 @@ class CoreService:
         result = await self._joining.claim(peer, invitation, timeout_s)
         await self._offers.ask(peer, timeout_s)
         return JoinedHost(self._peer_status(peer), label(result.name), result.sharing)
-
-    async def _connect_any(self, invitation: Invitation, name: str | None, timeout_s: float) -> PeerStatus:
-        *others, last = invitation.addresses
-        for address in others:
-            with contextlib.suppress(ConnectError, HandshakeError):
-                uri = f"dpc://{address}?node_id={invitation.node_id}"
-                return await self.connect(uri, name=name, timeout_s=min(timeout_s, _NEXT_ADDRESS_AFTER_S))
-        try:
-            return await self.connect(f"dpc://{last}?node_id={invitation.node_id}", name=name, timeout_s=timeout_s)
-        except ConnectError as error:
-            if not others:
-                raise
-            raise ConnectError(f"The host answers at none of {', '.join(invitation.addresses)}. {error}") from error
 
     async def disconnect(self, who: str) -> None:
         """End every link to a peer; what it has open fails by name."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node.links import _primary_address
+from dpc_jupyter.node.whereabouts import machine_addresses
 from dpc_jupyter.transports import webrtc
 from dpc_jupyter.transports.data_channel import WebRtcStream
 from dpc_jupyter.transports.gate import HalfOpen
@@ -22,7 +22,7 @@ NOBODY = IceConfig()
 
 # aioice leaves 127.0.0.1 out, so both ends talk over this machine's own address; no packet leaves it.
 needs_an_address = pytest.mark.skipif(
-    _primary_address() == "127.0.0.1", reason="WebRTC was NOT tested: this machine has no address beside loopback"
+    machine_addresses()[0] == "127.0.0.1", reason="WebRTC was NOT tested: this machine has no address beside loopback"
 )
 
 

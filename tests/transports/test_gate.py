@@ -86,9 +86,9 @@ async def dialled_at_once(host: Stub, identity: Identity, count: int) -> None:
     assert listener is not None
     secure = listener._secure
 
-    async def later(sock: socket.socket, address: str, half_open: HalfOpen) -> None:
+    async def later(sock: socket.socket, stream: TlsStream, half_open: HalfOpen) -> None:
         await asyncio.sleep(0.3)
-        await secure(sock, address, half_open)
+        await secure(sock, stream, half_open)
 
     listener._secure = later  # type: ignore[method-assign]
     async with contextlib.AsyncExitStack() as stack:

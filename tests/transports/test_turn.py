@@ -15,7 +15,7 @@ import pytest
 
 from dpc_jupyter.errors import ConnectError
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node.links import _primary_address
+from dpc_jupyter.node.whereabouts import machine_addresses
 from dpc_jupyter.transports import sdp, webrtc
 from dpc_jupyter.transports.ice import IceConfig, TurnServer
 from dpc_jupyter.transports.webrtc import Payload
@@ -44,7 +44,7 @@ def coturn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     folder: Path = tmp_path_factory.mktemp("coturn")
     port = free_port()
     options = [
-        *("-n", "--listening-ip=127.0.0.1", f"--listening-port={port}", f"--relay-ip={_primary_address()}"),
+        *("-n", "--listening-ip=127.0.0.1", f"--listening-port={port}", f"--relay-ip={machine_addresses()[0]}"),
         *("--lt-cred-mech", f"--user={USER}:{PASSWORD}", "--realm=lab.example.org", "--no-tls", "--no-dtls"),
         *("--no-cli", "--log-file=stdout", f"--userdb={folder / 'turndb'}", f"--pidfile={folder / 'pid'}"),
     ]
