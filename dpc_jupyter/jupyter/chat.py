@@ -64,8 +64,10 @@ class Chat:
         self._turns: list[ChatMessage] = []
         self._stream: AnswerStream | None = None
         self._lock = threading.Lock()
+        self._telling = threading.Lock()
         self._asked: Future[None] | None = None
         self._running = self._stopped = False
+        self._count = 0
         self._chosen: Chosen | None = None
         self.answers: list[Answer] = []
 
@@ -75,9 +77,13 @@ class Chat:
         return [{"role": turn.role, "content": turn.content} for turn in self._turns]
 
     def state(self) -> dict[str, Any]:
-        """All that a face needs; nothing is `chosen` while the chat asks whom the notebook asks."""
+        """All that a face needs; nothing is `chosen` while the chat asks whom the notebook asks.
+
+        `count` is of the news so far: by it a face knows one that is older than what it shows, and that it missed one.
+        """
         return {
             "chat": self._number,
+            "count": self._count,
             "chosen": self._chosen,
             "running": self._running,
             "messages": list(self._shown[-SHOWN:]),
@@ -143,7 +149,7 @@ class Chat:
         """Forget everything."""
         self.stop()
         self._shown, self._turns, self.answers = [], [], []
-        self._tell({"chat": self.state()})
+        self._tell_all()
 
     async def _cancel(self) -> None:
         if self._stream is not None:
@@ -207,7 +213,7 @@ class Chat:
                 if failed is not None:
                     self._show(failed)
                 elif ended is None:
-                    self._tell({"chat": self.state()})
+                    self._tell_all()
 
     async def _draw(self, message: Message, text: str) -> None:
         # A long text takes longer than a node's loop may stand still.
@@ -220,7 +226,15 @@ class Chat:
         self._update(message)
 
     def _update(self, message: Message) -> None:
-        self._tell({"chat": {"chat": self._number, "running": self._running, "message": message}})
+        with self._telling:
+            self._count += 1
+            news = {"chat": self._number, "count": self._count, "running": self._running, "message": message}
+            self._tell({"chat": news})
+
+    def _tell_all(self) -> None:
+        with self._telling:
+            self._count += 1
+            self._tell({"chat": self.state()})
 
 
 class Chats:

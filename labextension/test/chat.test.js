@@ -17,11 +17,12 @@ const CHOSEN = { id: "a", name: "anna", model: "llama3-70b" };
 const message = (id, role, text, more = {}) => ({ id, role, text, html: null, foot: "", streaming: false, ...more });
 const ASKED = message("1", "user", "Why?");
 
-let el, client, sent, whole, kernel, stop;
+let el, client, sent, whole, kernel, stop, count;
 
 function show() {
   sent = [];
-  kernel = { chat_state: () => whole };
+  count = 0;
+  kernel = { chat_state: () => whole && { count, ...whole } };
   client = new Client(({ id, method, params }) => {
     if (method === "state") return;
     sent.push([method, params]);
@@ -42,7 +43,7 @@ function show() {
 }
 
 const settle = () => new Promise((done) => setTimeout(done));
-const tell = (news, running = false) => client.receive({ chat: { chat: "c1", running, ...news } });
+const tell = (news, running = false) => client.receive({ chat: { chat: "c1", count: ++count, running, ...news } });
 const push = (label) => {
   [...el.querySelectorAll("button")].find((each) => each.textContent === label || each.getAttribute("aria-label") === label).click();
   return settle();
@@ -69,6 +70,29 @@ beforeEach(() => {
 afterEach(() => stop());
 
 describe("the transcript", () => {
+  test("is asked for again when news was missed", async () => {
+    tell({ message: ASKED });
+    whole = { chat: "c1", chosen: null, running: false, messages: [ASKED, message("2", "assistant", "So.")] };
+    sent.length = 0;
+    count++; // this one was lost
+    tell({ message: ASKED });
+    await settle();
+    expect([called("chat_state").length, texts()]).toEqual([1, ["You: Why?", "Answer: So.Copy"]]);
+  });
+
+  test("that is older than the news is not shown", async () => {
+    const old = { chat: "c1", count: 0, chosen: null, running: true, messages: [ASKED] };
+    const answers = [old, { ...old, count: 2, running: false, messages: [ASKED, message("2", "assistant", "So.")] }];
+    kernel.chat_state = () => answers.shift();
+    client.setLink("lost");
+    client.setLink("live"); // asks for it
+    tell({ message: ASKED });
+    tell({ message: message("2", "assistant", "So.") });
+    await settle();
+    await settle();
+    expect([answers.length, texts()]).toEqual([0, ["You: Why?", "Answer: So.Copy"]]);
+  });
+
   test("is what the kernel holds: a second view shows the same", async () => {
     whole = { chat: "c1", chosen: CHOSEN, running: false, messages: [ASKED, message("2", "assistant", "So."), message("3", "error", "carol is gone.")] };
     stop();

@@ -75,7 +75,9 @@ def test_an_answer_is_seen_as_it_comes_and_says_at_its_end_where_it_came_from(
     screen.until(lambda: not last(screen)["streaming"])
     assert last(screen)["text"] == PIECE * 4 and PIECE.strip() in last(screen)["html"]
     assert last(screen)["foot"].startswith("this machine · stub-1 · 4 tokens")
-    assert told(screen)[-1] | {"message": {}} == {"chat": "1", "running": False, "message": {}}
+    numbers = [news["count"] for news in told(screen)]
+    assert told(screen)[-1] | {"message": {}} == {"chat": "1", "count": numbers[-1], "running": False, "message": {}}
+    assert numbers == list(range(1, len(numbers) + 1)), "a face sees that it missed one"
     assert len({news["message"]["id"] for news in told(screen)}) == 2, "a message keeps its id"
     (answer,) = faces.chats["1"].answers
     assert (answer.text, answer.host) == (PIECE * 4, "local")
@@ -186,7 +188,7 @@ def test_a_host_that_cannot_be_linked_refuses_the_question_and_nothing_is_shown(
     with pytest.raises(Refused, match="Nothing listens"):
         screen.call("chat_ask", chat="1", prompt="hello", host="anna")
     assert told(screen) == []
-    assert faces.chats["1"].state() == {"chat": "1", "chosen": None, "running": False, "messages": []}
+    assert faces.chats["1"].state() == {"chat": "1", "count": 0, "chosen": None, "running": False, "messages": []}
     assert ask(screen)["text"] == PIECE * 4
 
 
@@ -242,10 +244,10 @@ def test_a_chat_that_is_cleared_while_it_answers_stays_empty(
     screen.until(lambda: last(screen)["text"] == PIECE)
     screen.call("chat_clear", chat="1")
     empty: Message = {"chat": "1", "chosen": None, "running": False, "messages": []}
-    assert told(screen)[-1] == empty
+    assert told(screen)[-1] == empty | {"count": len(told(screen))}
     hold(False)
     until_in_thread(lambda: engine.running == 0)
-    assert screen.call("chat_state", chat="1") == told(screen)[-1] == empty
+    assert screen.call("chat_state", chat="1") == told(screen)[-1] == empty | {"count": len(told(screen))}
     assert (faces.chats["1"].transcript, faces.chats["1"].answers) == ([], [])
     ask(screen)
     assert len(engine.seen[-1].messages) == 1

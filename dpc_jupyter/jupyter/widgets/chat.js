@@ -14,6 +14,7 @@ export function chat(el, client, t) {
   });
   const [top, bottom] = [h("div"), h("div")];
   let running = false;
+  let count = 0; // of the news that was heard
   let chosen = null; // whom this chat asks; null: whom the notebook asks
   let picked = null; // what the reader chose since: {host, model}
   let atEnd = true; // until the reader scrolls up
@@ -27,7 +28,7 @@ export function chat(el, client, t) {
     if (changed.includes("link") && client.link === "live") load();
     if (client.link === "ended" && running) { // nothing more will come
       const messages = [...shown.values()].map(({ message }) => ({ ...message, streaming: false }));
-      take({ running: false, messages });
+      take({ count, running: false, messages });
     }
     if (changed.some((section) => section === "link" || section === "hosts" || section === "chosen")) draw();
   });
@@ -45,12 +46,17 @@ export function chat(el, client, t) {
 
   async function load() {
     const whole = await calls.run("load", "chat_state", { chat: number });
-    if (whole?.messages) take(whole);
+    if (!whole?.messages) return;
+    if (whole.count < count) return load(); // news has overtaken it
+    take(whole);
   }
 
   /** All of the chat, or the one message that changed. */
   function take(news) {
     const before = JSON.stringify([running, chosen]);
+    const missed = !news.messages && news.count > count + 1; // servers drop what comes too fast
+    count = news.count;
+    if (missed) load();
     running = news.running;
     if (news.chosen !== undefined) chosen = news.chosen;
     // The kernel has taken it; what Python asks after this chat's reader counts again.
