@@ -21,6 +21,7 @@ PENDING_EVERY_S = 60.0
 _LOCK_TIMEOUT_S = 10.0
 _ACCESS, _PROVIDERS, _PEERS, _PENDING = ".dpc_access.json", "providers.json", "peers.json", "pending.json"
 _ASKED, _INVITATIONS, _LISTENING = "asked.json", "invitations.json", "listening.json"
+_NETWORK = "network.json"
 _IDENTITY = ("node.key", "node.crt", "node.id")
 _NEW_ACCESS: Document = {
     "_comment": "Who may use this machine's models. Saved edits take effect at once; so does %dpc_firewall.",
@@ -58,6 +59,7 @@ class Home:
         self.models_folder = self.path / "models"
         self.ledger_path = self.path / "ledger.sqlite3"
         self.access_path = self.path / _ACCESS
+        self.network_path = self.path / _NETWORK
         self._lock = filelock.FileLock(self.path / ".lock", timeout=_LOCK_TIMEOUT_S, mode=0o600)
 
     @classmethod
@@ -143,6 +145,16 @@ class Home:
         """What ``providers.json`` holds, None without one; raises as `access_document`."""
         text = self._read_text(_PROVIDERS)
         return None if text is None else self._placed(_PROVIDERS, parse_json, text)
+
+    def read_network(self) -> Document | None:
+        """What ``network.json`` holds, None without one; raises as `access_document`."""
+        text = self._read_text(_NETWORK)
+        return None if text is None else self._placed(_NETWORK, parse_json, text)
+
+    def edit_network(self, change: Change) -> None:
+        """Replace ``network.json`` by what `change` makes of it; raises as `access_document`."""
+        with self.locked():
+            self._write_bytes(_NETWORK, _encoded(dumps(change(self.read_network() or {}))))
 
     def read_peers(self) -> dict[str, Document]:
         """Known peers: node id to ``{"name", "uri", "last_seen"}``; raises as `access_document`."""

@@ -143,6 +143,10 @@ class Rules:
         grant = self._grants.get(node_id)
         return grant.limits if grant else self._limits
 
+    def let_in(self, now: datetime) -> tuple[str, ...]:
+        """Every node that is let in now."""
+        return tuple(node_id for node_id in self._grants if self.is_known(node_id, now))
+
     def may_relay(self, node_id: str, now: datetime) -> bool:
         """Whether streams from or to `node_id` may be carried now."""
         if not self.relay.enabled:

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakValueDictionary
 
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -29,6 +29,7 @@ from dpc_jupyter.errors import (
     PeerNotConnected,
 )
 from dpc_jupyter.home import PENDING_LIMIT, Home
+from dpc_jupyter.hub.adverts import Advert, FoundNode, Offer
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.answer import Answer, AnswerStream
@@ -39,6 +40,7 @@ from dpc_jupyter.node.joining import Joining
 from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.local import run_here
+from dpc_jupyter.node.network import Network
 from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.relays import MESSAGES as RELAY_MESSAGES
@@ -77,12 +79,20 @@ OFFERS_EVERY_S = 10.0
 STRANGER_REQUEST_EVERY_S = 1.0
 # How long a host keeps what it says to an asker that is away.
 COME_BACK_S = 600.0
-# An invitation names several addresses; one that drops what comes must not hold up the next.
-_NEXT_ADDRESS_AFTER_S = 3.0
+# A hub takes 1,024 words an advert.
+_ADVERT_NODES, _ADVERT_MODELS = 256, 64
 # A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
 _REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 3.0, 3.0
 
+if TYPE_CHECKING:
+    from dpc_jupyter.hub.client import HubState
+    from dpc_jupyter.node.rendezvous import Rendezvous
+
 _log = logging.getLogger(__name__)
+
+
+def _about_hub(state: HubState) -> str:
+    return f"online at {state.origin}" if state.online else f"not online at {state.origin}: {state.reason}"
 
 
 def _may_be_back(error: BaseException) -> bool:
@@ -122,7 +132,9 @@ class CoreService:
         self.ledger = Ledger(self.home.ledger_path)
         self._watch = self.home.watch()
         self._registry = registry or open_registry(self.home.read_providers(), self.home.models_folder)
-        self._links = Links(self.identity, self.name, self.session, self)
+        self._network = Network.read(self.home)
+        self._rendezvous: Rendezvous | None = None
+        self._links = Links(self.identity, self.name, self.session, self, self._network.ice)
         self._relays = Relays(
             self.identity.node_id,
             lambda: self.access.rules,
@@ -147,19 +159,37 @@ class CoreService:
         self._coming_back: set[str] = set()
         self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._attempts: dict[str, tuple[Attempt, ...]] = {}
+        self._takes_calls = False
+        self._advertised: tuple[Offer, ...] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
-    async def start(self, listen: tuple[str, int] | None = None) -> None:
-        """Start the node. It listens only when told to.
+    async def start(self, listen: tuple[str, int] | None = None, *, takes_calls: bool | None = None) -> None:
+        """Start the node. It listens only when told to, and goes online at its home's hub if there is one.
 
         Parameters
         ----------
         listen : (str, int), optional
             Host (empty: every address) and first port to try; ``("", DEFAULT_PORT)`` to share.
+        takes_calls : bool, optional
+            Whether peers may call it over the hub; by default one that listens.
         """
         if listen is not None:
             await self.listen(*listen)
+        self._takes_calls = listen is not None if takes_calls is None else takes_calls
+        if self._network.hub:
+            from dpc_jupyter.node.rendezvous import Rendezvous  # websockets: only who has a hub pays for it
+
+            self._rendezvous = Rendezvous(
+                self._network,
+                self.identity,
+                self.name,
+                self.session,
+                self._links,
+                takes_offers=self._takes_calls,
+                changed=self._hub_changed,
+            )
+            self._rendezvous.start()
         await asyncio.to_thread(self._unfinished.look)
         self._spawn(self._watch_files())
 
@@ -206,6 +236,8 @@ class CoreService:
         await self._offers.stop()
         await self._host.stop()
         await self._relays.stop()
+        if self._rendezvous is not None:
+            await self._rendezvous.close()
         await self._links.close(reason)
         await self._registry.close()
         self.ledger.close()  # not in a thread: at the interpreter's end there are no new ones
@@ -260,12 +292,49 @@ class CoreService:
 
     def _ways_to(self, node_id: str, timeout_s: float) -> list[Way]:
         """The ways to a node that may be tried, best first."""
-        direct = [self._direct(uri, timeout_s) for uri in self.directory.uris_of(node_id)]
-        return direct + [
+        ways = [self._direct(uri, timeout_s) for uri in self.directory.uris_of(node_id)]
+        if self._rendezvous is not None:
+            ways.append(Way("WebRTC", partial(self._rendezvous.dial, node_id, timeout_s)))
+        return ways + [
             Way(f"over {self.directory.name_of(via)}", partial(self._dial_over, via, node_id, timeout_s))
             for via in self._links.peers
             if any(each.node_id == node_id for each in via.relays)
         ]
+
+    def attempts(self, node_id: str) -> tuple[Attempt, ...]:
+        """What was tried to reach a node the last time that it was, and what won."""
+        return self._attempts.get(node_id, ())
+
+    def _hub_changed(self, state: HubState) -> None:
+        self._tell("hub_changed", self.identity.node_id, _about_hub(state))
+
+    async def search(self, *, model: str = "", name: str = "", group: str = "") -> tuple[FoundNode, ...]:
+        """Nodes that are online at the hub and let themselves be found by this one; by the hub's word.
+
+        Raises
+        ------
+        ConnectError
+            No hub is set, or it is not reached.
+        """
+        if self._rendezvous is None:
+            raise ConnectError(
+                f'No hub is set: {self.home.network_path} names one by {{"hub": {{"url": "https://..."}}}}.'
+            )
+        return await self._rendezvous.search(model=model, name=name, group=group)
+
+    async def _advertise(self) -> None:
+        """Let everybody who is let in find the models that he may use, and nobody else anything."""
+        assert self._rendezvous is not None
+        rules, now = self.access.rules, dt.datetime.now(dt.UTC)
+        names = list(dict.fromkeys(model.name for _, model in await self._registry.offers()))
+        viewers: dict[tuple[str, ...], list[str]] = {}
+        for node_id in rules.let_in(now)[:_ADVERT_NODES] if not rules.paused else ():
+            models = tuple(rules.get_available_models_for_peer(node_id, names, now))[:_ADVERT_MODELS]
+            viewers.setdefault(models, []).append(node_id)
+        offers = tuple(Offer(models, tuple(ids)) for models, ids in viewers.items() if models)
+        if offers != self._advertised:
+            await self._rendezvous.advertise(Advert(offers) if offers else None)
+            self._advertised = offers
 
     def _direct(self, uri: PeerUri, timeout_s: float) -> Way:
         return Way(f"TLS at {uri.host}:{uri.port}", partial(self._links.connect, uri, timeout_s))
@@ -674,6 +743,9 @@ class CoreService:
             if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
                 offered_at = time.monotonic()
                 self._offers.push()
+                if self._rendezvous is not None and self._takes_calls:
+                    with contextlib.suppress(DpcError):  # the hub's state says it; the next look tries again
+                        await self._advertise()
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
@@ -718,6 +790,7 @@ class CoreService:
             access_error=rules.error,
             ledger_error=self.ledger.error,
             peers=self.peers(),
+            hub="" if self._rendezvous is None else _about_hub(self._rendezvous.state),
             serving=tuple(
                 RequestStatus(
                     serving.peer.node_id,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -50,8 +50,8 @@ class Network:
     """
 
     hub: str = ""
-    trust: Trust = Trust()
-    ice: IceConfig = IceConfig()
+    trust: Trust = field(default_factory=Trust)
+    ice: IceConfig = field(default_factory=IceConfig)
 
     @classmethod
     def read(cls, home: Home) -> Network:
@@ -73,4 +73,4 @@ class Network:
         hub = file.hub or _Hub("")
         if named and named != hub.url:
             return cls(named, Trust(), ice)  # another hub than the file's: its certificate is not that one's
-        return cls(hub.url, Trust(hub.ca_file and Path(hub.ca_file).expanduser() or None, hub.fingerprint), ice)
+        return cls(hub.url, Trust((hub.ca_file and Path(hub.ca_file).expanduser()) or None, hub.fingerprint), ice)

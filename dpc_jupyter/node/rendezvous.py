@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from dpc_jupyter.errors import ConnectError, DpcError
-from dpc_jupyter.hub.client import Advert, HubClient, HubState, Signal
+from dpc_jupyter.hub.client import Advert, FoundNode, HubClient, HubState, Signal
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.network import Network
@@ -70,9 +70,9 @@ class Rendezvous:
         """Let this be found."""
         await self._hub.advertise(advert)
 
-    async def search(self, **words: str) -> Any:
+    async def search(self, *, model: str = "", name: str = "", group: str = "") -> tuple[FoundNode, ...]:
         """As `HubClient.search`."""
-        return await self._hub.search(**words)
+        return await self._hub.search(model=model, name=name, group=group)
 
     async def dial(self, node_id: str, timeout_s: float) -> Peer:
         """Call a node, and link to it by WebRTC.

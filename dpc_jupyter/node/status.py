@@ -127,6 +127,8 @@ class NodeStatus:
         Why the access file denies everyone, or why usage is not being noted.
     serving, asking : tuple of RequestStatus
         Requests of peers here, and ours elsewhere.
+    hub : str
+        The hub that this node can be called by, or why it cannot; empty where none is set.
     """
 
     node_id: str
@@ -141,6 +143,7 @@ class NodeStatus:
     peers: tuple[PeerStatus, ...]
     serving: tuple[RequestStatus, ...]
     asking: tuple[RequestStatus, ...]
+    hub: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,125 @@
+"""Two nodes that listen nowhere meet over a real hub, by WebRTC."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub.running_hub import RunningHub
+
+from dpc_jupyter.backends.registry import Registry
+from dpc_jupyter.errors import ConfigError, ConnectError
+from dpc_jupyter.home import Home
+from dpc_jupyter.hub.adverts import FoundNode
+from dpc_jupyter.node.core_service import CoreService
+from dpc_jupyter.node.whereabouts import machine_addresses
+from node.conftest import MakeHome, MakeNode, Pair
+from node.stub import PIECE, StubEngine
+from node.waiting import until
+
+needs_network = pytest.mark.skipif(
+    machine_addresses()[0] == "127.0.0.1", reason="WebRTC was NOT tested: this machine has no address beside loopback"
+)
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    running = RunningHub(tmp_path / "hub").start()
+    yield running
+    running.kill()
+
+
+def at(hub: RunningHub, home: Home) -> Home:
+    """This home's nodes log in to the hub."""
+    home.edit_network(lambda _: {"hub": {"url": hub.url}})
+    return home
+
+
+async def node_at(hub: RunningHub, home: Home, name: str, *engines: StubEngine, calls: bool) -> CoreService:
+    node = CoreService(at(hub, home), name=name, registry=Registry(engines))
+    await node.start(takes_calls=calls)
+    return node
+
+
+async def found_by(asker: CoreService) -> FoundNode:
+    """An advert follows the rules within some seconds."""
+    for _ in range(300):
+        for found in await asker.search(model="stub-1"):
+            return found
+        await asyncio.sleep(0.1)
+    raise AssertionError("nobody was found")
+
+
+@needs_network
+async def test_a_host_without_a_port_is_found_called_and_answers(
+    hub: RunningHub, make_home: MakeHome, quiet_loop: None
+) -> None:
+    engine = StubEngine()
+    host = await node_at(hub, make_home("anna"), "anna", engine, calls=True)
+    asker = await node_at(hub, make_home("bob"), "bob", calls=False)
+    pair = Pair(host, asker, engine)
+    try:
+        host.access.allow(pair.asker_id, name="bob")
+        host.access.set_sharing(True)
+        await until(lambda: "not" not in host.status().hub and "not" not in asker.status().hub)
+        assert host.status().hub == f"online at {hub.url}"
+        status = await asker.connect(pair.host_id, name="anna")
+        assert status.kind == "WebRTC"
+        assert [(attempt.way, attempt.won) for attempt in asker.attempts(pair.host_id)] == [("WebRTC", True)]
+        await until(lambda: pair.asker_link.offers)
+        assert (await pair.ask().complete()).text == PIECE * 4
+        # Known from now on, by its name, without any address.
+        await asker.disconnect("anna")
+        assert (await asker.connect("anna")).node_id == pair.host_id
+        # What the hub shows is what the access file allows.
+        found = await found_by(asker)
+        assert (found.node_id, found.models) == (pair.host_id, ("stub-1", "stub-2"))
+        # A hub that dies takes no link with it, and nodes are back with it.
+        hub.kill()
+        assert (await pair.ask().complete()).text == PIECE * 4
+        await until(lambda: host.status().hub.startswith("not online"))
+        hub.start()
+        await until(lambda: host.status().hub.startswith("online"), within_s=6)
+    finally:
+        await asker.stop()
+        await host.stop()
+
+
+@needs_network
+async def test_who_is_not_online_is_said_by_name_and_at_once(
+    hub: RunningHub, make_home: MakeHome, quiet_loop: None
+) -> None:
+    asker, absent = await node_at(hub, make_home("bob"), "bob", calls=False), make_home("anna")
+    try:
+        await until(lambda: asker.status().hub.startswith("online"))
+        with pytest.raises(ConnectError, match=r"not online|offline"):
+            await asker.connect(absent.load_identity().node_id)
+    finally:
+        await asker.stop()
+
+
+async def test_a_node_without_a_hub_says_how_to_set_one(make_node: MakeNode) -> None:
+    node = await make_node("bob")
+    assert node.status().hub == ""
+    with pytest.raises(ConnectError, match=r"network\.json"):
+        await node.search()
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"hub": {"adress": "x"}},
+        {"stun": "stun:x"},
+        {"stun": ["http://x"]},
+        {"relay_only": True},
+        {"turn": [{"url": "turn:x"}]},
+    ],
+)
+def test_a_network_file_that_is_wrong_is_refused_by_name(make_home: MakeHome, document: dict[str, object]) -> None:
+    home = make_home("bob")
+    home.network_path.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match=r"network\.json"):
+        CoreService(home)
