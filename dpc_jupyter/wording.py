@@ -16,6 +16,7 @@ from dpc_jupyter.firewall.grants import Models
 from dpc_jupyter.ledger import Entry, Usage
 from dpc_jupyter.node.answer import Answer
 from dpc_jupyter.node.status import InvitationStatus, JoinedHost
+from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import Options, ProviderInfo, RemoteInferenceStatus
 from dpc_jupyter.sanitize import is_word, label
 
@@ -365,6 +366,14 @@ def doubts(before: Mapping[str, Any], models: Sequence[str], group: str | None, 
 def _of_groups(document: Mapping[str, Any], groups: Iterable[str]) -> list[str]:
     terms = [document.get("groups", {}).get(group, {}).get("allowed_models") or [] for group in groups]
     return [] if [] in terms else [pattern for patterns in terms for pattern in patterns]
+
+
+UNFINISHED_HEAD = ("Host", "Model", "Asked", "Request")
+
+
+def unfinished_rows(left: Iterable[UnfinishedRequest], now: float) -> list[tuple[str, ...]]:
+    """Answers that can be collected, oldest first."""
+    return [(each.host_name, each.model or "its first", ago(now - each.asked_at), each.request_id) for each in left]
 
 
 LET_IN_HEAD = ("Name", "Node", "Models", "Limits", "Until")
