@@ -15,7 +15,8 @@ from dpc_jupyter.firewall import Rules
 from dpc_jupyter.firewall.grants import Models
 from dpc_jupyter.ledger import Entry, Usage
 from dpc_jupyter.node.answer import Answer
-from dpc_jupyter.node.status import InvitationStatus, JoinedHost
+from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.node.status import InvitationStatus, JoinedHost, PeerStatus
 from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import Options, ProviderInfo, RemoteInferenceStatus
 from dpc_jupyter.sanitize import is_word, label
@@ -84,6 +85,23 @@ def model_row(model: ProviderInfo) -> tuple[str, str, str, str, str]:
     window = "" if model.context_window is None else f"{model.context_window // 1024 or 1}k"
     warm = {True: "warm", False: "cold", None: ""}[model.warm]
     return model_name(model), label(model.alias), window, "vision" if model.supports_vision else "", warm
+
+
+def reached(peer: PeerStatus) -> str:
+    """How a peer is linked: ``by WebRTC``, ``over rita``, ``by TLS at 192.0.2.7:8889``."""
+    if peer.via:
+        return f"over {label(' and '.join(peer.via))}"
+    return f"by {peer.kind}" if peer.kind == "WebRTC" else f"by {peer.kind} at {peer.address}"
+
+
+def tried(attempts: Sequence[Attempt]) -> str:
+    """What was tried beside the way that won: ``TLS at 192.0.2.7:8889 (Nothing listens …)``; empty for nothing."""
+    won = next((place for place, attempt in enumerate(attempts) if attempt.won), 0)
+    return "; ".join(
+        f"{label(each.way)} ({label(each.error.partition('. ')[0].rstrip('.'), 200) or 'slower'})"
+        for place, each in enumerate(attempts)
+        if each.error or place < won
+    )
 
 
 MODEL_HEAD = ("Model", "Provider", "Context", "Vision", "Loaded")

@@ -45,6 +45,12 @@ class Rendezvous:
         self._links = links
         self._awaited: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._first_word = asyncio.Event()
+
+        def on_state(state: HubState) -> None:
+            self._first_word.set()
+            changed(state)
+
         self._hub = HubClient(
             network.hub,
             identity,
@@ -52,7 +58,7 @@ class Rendezvous:
             session,
             on_signal=self._take,
             on_refused=self._refused,
-            on_state=changed,
+            on_state=on_state,
             takes_offers=takes_offers,
             trust=network.trust,
         )
@@ -86,6 +92,9 @@ class Rendezvous:
         """
         if node_id in self._awaited:
             raise ConnectError("It is being called already.")
+        with suppress(TimeoutError):  # a node that has just started is not offline, it is on its way
+            async with asyncio.timeout(timeout_s):
+                await self._first_word.wait()
         return await self._links.dial_webrtc(node_id, lambda offer: self._call(node_id, offer), timeout_s)
 
     async def _call(self, node_id: str, offer: dict[str, Any]) -> dict[str, Any]:
