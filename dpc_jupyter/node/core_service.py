@@ -332,7 +332,7 @@ class CoreService:
         """
         if self._rendezvous is None:
             raise ConnectError(
-                f'No hub is set: {self.home.network_path} names one by {{"hub": {{"url": "https://..."}}}}.'
+                f"No hub is set. %dpc_hub https://... sets one in {self.home.network_path}, for the next start."
             )
         return await self._rendezvous.search(model=model, name=name, group=group)
 

@@ -8,7 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from dpc_jupyter.errors import ConnectError, DpcError
+from dpc_jupyter.hub.account import Account
 from dpc_jupyter.hub.client import Advert, FoundNode, HubClient, HubState, Signal
+from dpc_jupyter.hub.wire import origin_of
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.network import Network
@@ -135,3 +137,21 @@ class Rendezvous:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def log_in(network: Network, identity: Identity, timeout_s: float) -> None:
+    """Log in to the hub once, as a check.
+
+    Raises
+    ------
+    ConnectError, HandshakeError, ConfigError, UriError
+        Why a node cannot be online there now.
+    """
+    account = Account(origin_of(network.hub), identity, network.trust)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await account.token()
+    except TimeoutError:
+        raise ConnectError(f"The hub at {account.origin} did not answer within {timeout_s:g} s.") from None
+    finally:
+        await account.close()

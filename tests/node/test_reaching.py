@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 
 from dpc_jupyter.jupyter.faces.state import host_views
 from dpc_jupyter.node.core_service import CoreService
@@ -56,7 +57,7 @@ async def test_a_link_over_a_relay_is_named_by_it(trio: Trio) -> None:
 
 
 async def test_whom_a_linked_peer_would_relay_us_to_can_be_picked_if_we_know_it(trio: Trio) -> None:
-    def shown(node: CoreService) -> list[tuple[str, str, str, str]]:
+    def shown(node: CoreService) -> Sequence[tuple[str, ...]]:
         return [(h.id, h.name, h.state, h.kind) for h in host_views((), "", node.peers(), node.known())][1:]
 
     anna_id, rita_id = trio.anna.identity.node_id, trio.rita.identity.node_id
