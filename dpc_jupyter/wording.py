@@ -243,6 +243,17 @@ def sharing(rules: Rules) -> str:
     return f"{off} It is paused, too." if rules.paused else off
 
 
+def relaying(rules: Rules, now: datetime) -> str:
+    """Whether this node carries streams between its peers, and between whom."""
+    if not rules.relay.enabled:
+        return "It relays for nobody. %dpc_firewall relay on lets it connect those whom you let in to each other."
+    ids = rules.let_in(now) if rules.relay.nodes is None else sorted(rules.relay.nodes)
+    names = _some(rules.name_of(node_id) for node_id in ids)
+    whom = f"between {names}" if len(ids) > 1 else "between those that you let in, of whom there must be two"
+    each = f"for each {rules.relay.sessions} links at once and {rules.relay.bytes_per_day >> 20:,} MB a day"
+    return f"It relays {whom}, {each}: encrypted end to end, it cannot read them."
+
+
 def let_in(rules: Rules, now: datetime) -> list[tuple[str, str, str, str, str]]:
     """Name, node id, models, own limits and end date of all whom the access file lists, sharing or not."""
     document = rules.document

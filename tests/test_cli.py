@@ -314,6 +314,18 @@ def test_firewall_round_trip(cli: Cli) -> None:
     )
     assert cli("firewall", "show").stdout.startswith(paused) and cli("firewall", "on").stdout == paused
     assert cli("firewall", "resume").stdout == "Sharing is on.\n"
+    assert (
+        cli("firewall", "show")
+        .stdout.splitlines()[-1]
+        .startswith("It relays for nobody. dpc-jupyter firewall relay on lets")
+    )
+    cli("firewall", "allow", DAVE, "--name", "dave")
+    assert "It relays between those that you let in, of whom there must be two" in cli("firewall", "relay", "on").stdout
+    cli("firewall", "allow", "dpc-node-" + "e" * 32, "--name", "erin")
+    relayed = "It relays between dave, erin, for each 4 links at once and 1,024 MB a day: "
+    assert cli("firewall", "show").stdout.splitlines()[-1].startswith(relayed)
+    assert cli("firewall", "relay", "off").stdout.startswith("It relays for nobody.")
+    assert cli("firewall", "relay", "maybe").returncode == 2
     assert cli("firewall", "off").stdout == "Sharing is off.\n"
     assert cli("firewall", "pending").stdout == "Nobody has asked and been refused.\n"
     assert "No node is called 'zoe' here" in one_red_line(cli("firewall", "allow", "zoe"))

@@ -389,6 +389,13 @@ class CoreService:
             raise InvitationError("This is an invitation of your own node: send it to whom it is for.")
         uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
         ways = [self._direct(uri, timeout_s) for uri in uris]
+        if self._rendezvous is not None:
+            ways.append(Way("WebRTC", partial(self._rendezvous.dial, invitation.node_id, timeout_s)))
+        elif not ways:
+            raise InvitationError(
+                f"This host opens no port: it is called over the hub at {invitation.hub} alone. If that is your lab's, "
+                f"name it by %dpc_hub {invitation.hub} for the next start, and use the same invitation."
+            )
         status = await self._reach(invitation.node_id, ways, name)
         peer = self._links.of(invitation.node_id)
         if peer is None:

@@ -65,6 +65,10 @@ def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> Non
     assert "Sharing is paused" in kernel.ok("%dpc_status").stdout
     assert kernel.ok("%dpc_firewall").stdout.startswith("Sharing is paused")
     assert kernel.ok("%dpc_firewall resume").stdout == "Sharing is on.\n"
+    assert kernel.ok("%dpc_firewall relay on").stdout.startswith("It relays between those that you let in")
+    assert "It relays between" in kernel.ok("%dpc_firewall").stdout
+    assert kernel.ok("%dpc_firewall relay off").stdout.startswith("It relays for nobody. %dpc_firewall relay on")
+    assert kernel.run("%dpc_firewall relay").sentence.startswith("On or off?")
     assert kernel.ok("%dpc_firewall off").stdout == "Sharing is off.\n"
     assert kernel.ok("%dpc_firewall pending").stdout == "Nobody has asked and been refused.\n"
 

@@ -11,7 +11,7 @@ import pytest
 from hub.running_hub import RunningHub
 
 from dpc_jupyter.backends.registry import Registry
-from dpc_jupyter.errors import ConfigError, ConnectError, DpcError
+from dpc_jupyter.errors import ConfigError, ConnectError, DpcError, InvitationError
 from dpc_jupyter.home import Home
 from dpc_jupyter.hub.adverts import FoundNode
 from dpc_jupyter.hub.trust import Trust
@@ -129,6 +129,28 @@ async def test_a_node_that_has_just_started_waits_for_its_hub_and_one_that_begin
         await again.stop()
     finally:
         await asker.stop()
+        await host.stop()
+
+
+@needs_network
+async def test_an_invitation_of_a_host_without_a_port_leads_over_its_hub(
+    hub: RunningHub, make_home: MakeHome, make_node: MakeNode
+) -> None:
+    host = await node_at(hub, make_home("anna"), "anna", StubEngine(), calls=True)
+    joiner = await node_at(hub, make_home("bob"), "bob", calls=False)
+    hubless = await make_node("carol")
+    try:
+        host.access.set_sharing(True)
+        await until(lambda: host.status().hub.startswith("online"))
+        line = str(await asyncio.to_thread(host.invitations.make, "bob"))
+        assert len(line) < 120
+        with pytest.raises(InvitationError, match=f"opens no port: .* %dpc_hub {hub.url} for the next start"):
+            await hubless.join(line)
+        joined = await joiner.join(line)
+        assert (joined.host.kind, joined.known_as) == ("WebRTC", "bob")
+        assert [model.model for model in joined.host.models] == ["stub-1", "stub-2"]
+    finally:
+        await joiner.stop()
         await host.stop()
 
 
