@@ -40,9 +40,9 @@ async def test_what_was_tried_and_what_won_is_told(make_node: MakeNode) -> None:
     assert asker.directory.known[status.node_id]["by"] == f"TLS at 127.0.0.1:{host.uri.port}"
 
 
-def test_a_way_that_was_only_slower_is_told_and_one_that_was_not_needed_is_not() -> None:
+def test_a_way_that_had_not_answered_yet_is_told_and_one_that_was_not_needed_is_not() -> None:
     attempts = (Attempt("TLS at h:1"), Attempt("WebRTC", won=True), Attempt("over rita"))
-    assert tried(attempts) == "TLS at h:1 (slower)"
+    assert tried(attempts) == "TLS at h:1 (no answer yet)"
     assert tried((Attempt("TLS at h:1", won=True), Attempt("WebRTC", error="No. Never."))) == "WebRTC (No)"
 
 
