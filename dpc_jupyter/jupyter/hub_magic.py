@@ -29,7 +29,7 @@ class HubMagics(Magics):
     @no_var_expand
     @one_line
     @magic_arguments()
-    @argument("what", nargs="?", default="show", help="a hub's address, off, search, or show")
+    @argument("hub", nargs="?", default="show", help="a hub's address, off, search, or show")
     @argument("--fingerprint", default="", metavar="SHA256", help="of a self-signed hub's certificate, as it prints it")
     @argument("--ca-file", metavar="FILE", help="PEM certificates to trust instead of this machine's")
     @argument("--model", default="", help="for search: a part of its name")
@@ -49,16 +49,16 @@ class HubMagics(Magics):
         A hub sees who is online and who calls whom; prompts and answers never go there.
         """
         wanted = parse(self, "dpc_hub", line)
-        if wanted.what == "search":
+        if wanted.hub == "search":
             self._search(wanted.model, wanted.name, wanted.group)
-        elif wanted.what == "show":
+        elif wanted.hub == "show":
             self._show()
-        elif wanted.what == "off":
+        elif wanted.hub == "off":
             self._set("")
-        elif ":" in wanted.what:
-            self._set(wanted.what, wanted.fingerprint, wanted.ca_file)
+        elif ":" in wanted.hub:
+            self._set(wanted.hub, wanted.fingerprint, wanted.ca_file)
         else:
-            raise UsageError(f"{label(wanted.what)!r} is none of off, search, show and an address like https://...")
+            raise UsageError(f"{label(wanted.hub)!r} is none of off, search, show and an address like https://...")
 
     def _set(self, url: str, fingerprint: str = "", ca_file: str | None = None) -> None:
         from dpc_jupyter.hub.trust import Trust
