@@ -153,7 +153,7 @@ def test_a_line_is_joined_by_as_it_was_pasted(kernel: Kernel, stub_host: StubHos
 
 def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: RunningHost) -> None:
     kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
-    assert "anna" in kernel.ok("%dpc_peers").text and "TLS to it" in kernel.ok("%dpc_peers").text
+    assert "anna" in kernel.ok("%dpc_peers").text and "to it by TLS at 127.0.0.1:" in kernel.ok("%dpc_peers").text
     models = kernel.ok("%dpc_models anna").text
     assert "smollm2:135m" in models and "private" not in models
     kernel.ok("%dpc_ask -H anna --max-tokens 4 Hello")
