@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := dpc_jupyter tests benchmarks hatch_build.py
 
-.PHONY: demo test check bench lab clean screenshots notebooks
+.PHONY: demo demo-hub test check bench lab clean screenshots notebooks
 
 # What the JupyterLab extension is built from; hatch_build.py builds it where it is older.
 FACE := hatch_build.py $(shell find labextension/*.json labextension/src labextension/schema labextension/style dpc_jupyter/jupyter/widgets -type f ! -name '*.py*')
@@ -20,6 +20,11 @@ FACE := hatch_build.py $(shell find labextension/*.json labextension/src labexte
 .venv/.test: .venv/.base
 	@echo "installing what the tests need ..."
 	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[hub]' --group test
+	@touch $@
+
+.venv/.hub: .venv/.base
+	@echo "installing what a hub needs ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[hub]'
 	@touch $@
 
 .venv/.lab: .venv/.base
@@ -47,6 +52,9 @@ FACE := hatch_build.py $(shell find labextension/*.json labextension/src labexte
 
 demo: .venv/.base  ## a host in one process, a notebook in another, an answer between them
 	@$(BIN)/dpc-jupyter demo
+
+demo-hub: .venv/.hub  ## a host without a port and an asker in networks of their own, who meet over a hub by WebRTC
+	@$(BIN)/dpc-jupyter demo --hub
 
 lab: .venv/.lab  ## JupyterLab beside a running demo host
 	@$(BIN)/dpc-jupyter demo --lab

@@ -15,7 +15,9 @@ from dpc_jupyter.firewall import Rules
 from dpc_jupyter.firewall.grants import Models
 from dpc_jupyter.ledger import Entry, Usage
 from dpc_jupyter.node.answer import Answer
-from dpc_jupyter.node.status import InvitationStatus, JoinedHost
+from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.node.status import InvitationStatus, JoinedHost, PeerStatus
+from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import Options, ProviderInfo, RemoteInferenceStatus
 from dpc_jupyter.sanitize import is_word, label
 
@@ -83,6 +85,23 @@ def model_row(model: ProviderInfo) -> tuple[str, str, str, str, str]:
     window = "" if model.context_window is None else f"{model.context_window // 1024 or 1}k"
     warm = {True: "warm", False: "cold", None: ""}[model.warm]
     return model_name(model), label(model.alias), window, "vision" if model.supports_vision else "", warm
+
+
+def reached(peer: PeerStatus) -> str:
+    """How a peer is linked: ``by WebRTC``, ``over rita``, ``by TLS at 192.0.2.7:8889``."""
+    if peer.via:
+        return f"over {label(' and '.join(peer.via))}"
+    return f"by {peer.kind}" if peer.kind == "WebRTC" else f"by {peer.kind} at {peer.address}"
+
+
+def tried(attempts: Sequence[Attempt]) -> str:
+    """What was tried beside the way that won: ``TLS at 192.0.2.7:8889 (Nothing listens …)``; empty for nothing."""
+    won = next((place for place, attempt in enumerate(attempts) if attempt.won), 0)
+    return "; ".join(
+        f"{label(each.way)} ({label(each.error.partition('. ')[0].rstrip('.'), 200) or 'no answer yet'})"
+        for place, each in enumerate(attempts)
+        if each.error or place < won
+    )
 
 
 MODEL_HEAD = ("Model", "Provider", "Context", "Vision", "Loaded")
@@ -222,6 +241,17 @@ def sharing(rules: Rules) -> str:
         return PAUSED if rules.paused else "Sharing is on."
     off = "Sharing is off: nobody is let in. %dpc_firewall on turns it on."
     return f"{off} It is paused, too." if rules.paused else off
+
+
+def relaying(rules: Rules, now: datetime) -> str:
+    """Whether this node carries streams between its peers, and between whom."""
+    if not rules.relay.enabled:
+        return "It relays for nobody. %dpc_firewall relay on lets it connect those whom you let in to each other."
+    ids = rules.let_in(now) if rules.relay.nodes is None else sorted(rules.relay.nodes)
+    names = _some(rules.name_of(node_id) for node_id in ids)
+    whom = f"between {names}" if len(ids) > 1 else "between those that you let in, of whom there must be two"
+    each = f"for each {rules.relay.sessions} links at once and {rules.relay.bytes_per_day >> 20:,} MB a day"
+    return f"It relays {whom}, {each}: encrypted end to end, it cannot read them."
 
 
 def let_in(rules: Rules, now: datetime) -> list[tuple[str, str, str, str, str]]:
@@ -365,6 +395,14 @@ def doubts(before: Mapping[str, Any], models: Sequence[str], group: str | None, 
 def _of_groups(document: Mapping[str, Any], groups: Iterable[str]) -> list[str]:
     terms = [document.get("groups", {}).get(group, {}).get("allowed_models") or [] for group in groups]
     return [] if [] in terms else [pattern for patterns in terms for pattern in patterns]
+
+
+UNFINISHED_HEAD = ("Host", "Model", "Asked", "Request")
+
+
+def unfinished_rows(left: Iterable[UnfinishedRequest], now: float) -> list[tuple[str, ...]]:
+    """Answers that can be collected, oldest first."""
+    return [(each.host_name, each.model or "its first", ago(now - each.asked_at), each.request_id) for each in left]
 
 
 LET_IN_HEAD = ("Name", "Node", "Models", "Limits", "Until")

@@ -8,12 +8,15 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from hub.running_hub import RunningHub
 from node.stub import StubEngine
 from node.waiting import until_in_thread
 from running_host import COMMAND, FORBIDDEN, RunningHost, let_in, serving, weights, write_providers
@@ -23,6 +26,7 @@ from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.cli import firewall as firewall_command
 from dpc_jupyter.cli.main import _cell
 from dpc_jupyter.home import Home
+from dpc_jupyter.node.network import set_hub
 from dpc_jupyter.node.thread import BackgroundNode
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -208,6 +212,50 @@ def test_serve_prints_its_address_alone_and_says_what_is_missing(home: Home) -> 
     assert "Let in: dave (ended 2020-01-31)" in said
 
 
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    running = RunningHub(tmp_path / "hub").start()
+    yield running
+    running.kill()
+
+
+def test_serve_without_a_port_says_whether_it_is_online_and_when_that_changes(
+    cli: Cli, home: Home, hub: RunningHub
+) -> None:
+    no_model(home)
+    lonely = one_red_line(cli("serve", "--no-listen"))
+    assert "it is to open no port, and has no hub" in lonely and str(home.network_path) in lonely
+    set_hub(home, hub.url)
+    with serving(home, "--no-listen") as host:
+        assert host.uri == home.load_identity().node_id
+        until_in_thread(lambda: f"This node is online at {hub.url}" in host.log.read_text())
+        ours = [each for each in psutil.Process(host.process.pid).net_connections() if each.status == "LISTEN"]
+        assert ours == []
+        hub.kill()
+        until_in_thread(lambda: f"This node is not online at {hub.url}: The hub" in host.log.read_text())
+        hub.start()
+        until_in_thread(lambda: host.log.read_text().count(f"This node is online at {hub.url}") == 2)
+    assert host.process.returncode == 0
+
+
+def test_doctor_asks_the_hub_for_a_second(cli: Cli, home: Home, hub: RunningHub) -> None:
+    no_model(home)
+    assert re.search(r"ok +network +no hub: ", cli("doctor").stdout)
+    set_hub(home, hub.url)
+    assert re.search(r"warn +hub .*no identity", cli("doctor").stdout)
+    cli("id")
+    assert re.search(rf"ok +hub +{hub.url} lets this node log in", cli("doctor").stdout)
+    hub.kill()
+    assert re.search(rf"warn +hub +The hub at {hub.url} does not answer", cli("doctor").stdout)
+    with socket.create_server(("127.0.0.1", hub.port)):  # which takes connections and says nothing
+        began = time.monotonic()
+        assert re.search(rf"warn +hub +The hub at {hub.url} did not answer within 1 s", cli("doctor").stdout)
+        assert time.monotonic() - began < 20
+    home.network_path.write_text('{"hub": {"adress": "x"}}')
+    broken = cli("doctor")
+    assert broken.returncode == 1 and re.search(r"fail +network .*network\.json", broken.stdout)
+
+
 def test_serve_tells_of_a_stranger_with_the_command_that_lets_it_in(cli: Cli, home: Home, tmp_path: Path) -> None:
     owner = Home(tmp_path / "owner")
     write_providers(owner)
@@ -266,6 +314,18 @@ def test_firewall_round_trip(cli: Cli) -> None:
     )
     assert cli("firewall", "show").stdout.startswith(paused) and cli("firewall", "on").stdout == paused
     assert cli("firewall", "resume").stdout == "Sharing is on.\n"
+    assert (
+        cli("firewall", "show")
+        .stdout.splitlines()[-1]
+        .startswith("It relays for nobody. dpc-jupyter firewall relay on lets")
+    )
+    cli("firewall", "allow", DAVE, "--name", "dave")
+    assert "It relays between those that you let in, of whom there must be two" in cli("firewall", "relay", "on").stdout
+    cli("firewall", "allow", "dpc-node-" + "e" * 32, "--name", "erin")
+    relayed = "It relays between dave, erin, for each 4 links at once and 1,024 MB a day: "
+    assert cli("firewall", "show").stdout.splitlines()[-1].startswith(relayed)
+    assert cli("firewall", "relay", "off").stdout.startswith("It relays for nobody.")
+    assert cli("firewall", "relay", "maybe").returncode == 2
     assert cli("firewall", "off").stdout == "Sharing is off.\n"
     assert cli("firewall", "pending").stdout == "Nobody has asked and been refused.\n"
     assert "No node is called 'zoe' here" in one_red_line(cli("firewall", "allow", "zoe"))

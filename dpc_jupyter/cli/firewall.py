@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,9 +16,10 @@ from dpc_jupyter.cli.models import engines
 from dpc_jupyter.errors import ConfigError, DpcError
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.access import Access
-from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, doubts, let_in, sharing
+from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, doubts, let_in, relaying, sharing
 
 app = typer.Typer(no_args_is_help=True, help="Who may use this machine's models.")
+Model = Annotated[str | None, typer.Argument(help="This model alone.")]
 Who = Annotated[str, typer.Argument(help="A node id, or a name in the access file.")]
 _MODEL_HELP = (
     "A model that it may use, * at the end for a family; may be repeated. It is added to those that were allowed "
@@ -25,7 +27,13 @@ _MODEL_HELP = (
 )
 _LIMIT_HELP = "running, queued, requests_per_minute or tokens_per_day; may be repeated."
 _LOOK_S = 1.0
-Model = Annotated[str | None, typer.Argument(help="This model alone.")]
+
+
+class Switch(StrEnum):
+    """On or off, as typed."""
+
+    on = "on"
+    off = "off"
 
 
 @app.command()
@@ -40,6 +48,7 @@ def show(ctx: typer.Context) -> None:
         show_table(LET_IN_HEAD, rows)
     else:
         out.print("Nobody is listed yet: dpc-jupyter invite NAME")
+    _print(relaying(rules, datetime.now(UTC)))
 
 
 @app.command()
@@ -71,6 +80,14 @@ def resume(ctx: typer.Context) -> None:
     access = Access(home_of(ctx))
     access.set_paused(False)
     _print(sharing(access.rules))
+
+
+@app.command()
+def relay(ctx: typer.Context, state: Annotated[Switch, typer.Argument()]) -> None:
+    """Let peers of this node reach each other over it, or not; it carries what it cannot read."""
+    access = Access(home_of(ctx))
+    access.set_relaying(state is Switch.on)
+    _print(relaying(access.rules, datetime.now(UTC)))
 
 
 @app.command()

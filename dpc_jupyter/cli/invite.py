@@ -37,7 +37,8 @@ def invite(
 ) -> None:
     """Make a line that lets one person in, once; the other side pastes it behind `dpc-jupyter join`.
 
-    The line is the one thing on standard output. A node of this home must listen when it is used: dpc-jupyter serve.
+    The line is the one thing on standard output. When it is used a node of this home must listen, or be online at its
+    hub: dpc-jupyter serve.
     """
     access = Access(home_of(ctx))
     invitations = Invitations(home_of(ctx), access)

@@ -67,16 +67,22 @@ def show_id(ctx: typer.Context) -> None:
 
 @app.command()
 def peers(ctx: typer.Context) -> None:
-    """List the peers that this machine has reached, and their last addresses."""
+    """List the peers that this machine has reached, by which way, and their last addresses."""
     home = home_of(ctx)
     rules: Rules = home.read_access()
     directory = Directory(home, lambda: rules)
     rows = [
-        (directory.name_of(node_id), node_id, entry.get("uri", ""), ago(time.time() - _number(entry.get("last_seen"))))
+        (
+            directory.name_of(node_id),
+            node_id,
+            entry.get("uri", ""),
+            entry.get("by", ""),
+            ago(time.time() - _number(entry.get("last_seen"))),
+        )
         for node_id, entry in directory.known.items()
     ]
     if rows:
-        show_table(("Peer", "Node", "Address", "Last reached"), rows)
+        show_table(("Peer", "Node", "Address", "Reached by", "Last reached"), rows)
     else:
         out.print('No peer was reached yet: dpc-jupyter ask --host dpc://... "Hello"')
 

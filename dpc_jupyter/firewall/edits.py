@@ -168,17 +168,22 @@ def deny(document: Mapping[str, Any], node_id: str, model: str | None = None) ->
 
 def set_enabled(document: Mapping[str, Any], enabled: bool) -> Document:
     """Turn sharing on or off for everybody."""
-    return _switched(document, "enabled", enabled)
+    return _switched(document, "compute", "enabled", enabled)
 
 
 def set_paused(document: Mapping[str, Any], paused: bool) -> Document:
     """Pause sharing, or let it go on: what runs is not touched."""
-    return _switched(document, "paused", paused)
+    return _switched(document, "compute", "paused", paused)
 
 
-def _switched(document: Mapping[str, Any], switch: str, on: bool) -> Document:
+def set_relaying(document: Mapping[str, Any], enabled: bool) -> Document:
+    """Carry encrypted streams between peers that the ``relay`` section allows, or carry none."""
+    return _switched(document, "relay", "enabled", enabled)
+
+
+def _switched(document: Mapping[str, Any], section: str, switch: str, on: bool) -> Document:
     new = check_access(deepcopy(dict(document)))
-    new.setdefault("compute", {})[switch] = on
+    new.setdefault(section, {})[switch] = on
     return check_access(new)
 
 

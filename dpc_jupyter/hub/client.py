@@ -105,7 +105,7 @@ class HubClient:
         self._name = label(name, 128) or "node"
         self._query = {"session": session, "offers": str(takes_offers).lower()}
         self._on_signal, self._on_refused, self._on_state = on_signal, on_refused, on_state
-        self._state = HubState(self._account.origin, False, "It was not started.", time.time())
+        self._state = HubState(self._account.origin, False, "It is being called.", time.time())
         self._advert: dict[str, Any] | None = None
         self._socket: ClientConnection | None = None
         self._heard = FrameBudget(time.monotonic, _SIGNALS_PER_S, _SIGNALS_AT_ONCE)

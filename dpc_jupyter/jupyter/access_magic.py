@@ -31,11 +31,12 @@ from dpc_jupyter.wording import (
     invitation_rows,
     invited,
     let_in,
+    relaying,
     several,
     sharing,
 )
 
-ACTIONS = ("show", "on", "off", "pause", "resume", "allow", "deny", "explain", "pending")
+ACTIONS = ("show", "on", "off", "pause", "resume", "allow", "deny", "explain", "pending", "relay")
 _LOOK_S = 1.0
 
 
@@ -53,7 +54,7 @@ class AccessMagics(Magics):
     @one_line
     @magic_arguments()
     @argument("action", nargs="?", choices=ACTIONS, default="show")
-    @argument("who", nargs="?", help="a node id, or a name in the access file")
+    @argument("who", nargs="?", help="a node id, or a name in the access file; for relay: on or off")
     @argument("what", nargs="?", metavar="model", help="for deny and explain: this model alone")
     @argument("--model", action="append", help="for allow: add this model, * at the end for a family")
     @argument("--name", help="for allow: what to call the node here")
@@ -81,10 +82,11 @@ class AccessMagics(Magics):
             %dpc_firewall deny anna
             %dpc_firewall allow anna --limit running=1 --limit tokens_per_day=50000
             %dpc_firewall pause
+            %dpc_firewall relay on
             %dpc_firewall off
 
         off stops what runs for peers; pause lets it end, and takes nothing new until resume. Both hold for every node
-        of this home.
+        of this home. relay lets peers of this node reach each other over it; it carries what it cannot read.
         """
         wanted = parse(self, "dpc_firewall", line)
         for option, typed in vars(wanted).items():
@@ -98,6 +100,11 @@ class AccessMagics(Magics):
         elif wanted.action in ("pause", "resume"):
             access.set_paused(wanted.action == "pause")
             print(sharing(access.rules))
+        elif wanted.action == "relay":
+            if wanted.who not in ("on", "off"):
+                raise UsageError("On or off? %dpc_firewall relay on, or %dpc_firewall relay off.")
+            access.set_relaying(wanted.who == "on")
+            print(relaying(access.rules, datetime.now(UTC)))
         elif wanted.action == "allow":
             models = (*(wanted.model or ()), *([wanted.what] if wanted.what else ()))
             before = access.rules.document
@@ -239,6 +246,7 @@ class AccessMagics(Magics):
             show_table(LET_IN_HEAD, rows)
         else:
             print("Nobody is listed yet: %dpc_invite NAME")
+        print(relaying(rules, datetime.now(UTC)))
 
     def _show_pending(self) -> None:
         access = self._notebook.access

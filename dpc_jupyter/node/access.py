@@ -48,6 +48,10 @@ class Access:
         """Take nothing new from those who are let in, or take it again; every node of this home obeys."""
         self.rules = self._home.edit_access(lambda document: firewall.set_paused(document, paused))
 
+    def set_relaying(self, enabled: bool) -> None:
+        """Carry streams between peers of this node, or end those that it carries."""
+        self.rules = self._home.edit_access(lambda document: firewall.set_relaying(document, enabled))
+
     def allow(
         self,
         who: str,

@@ -177,19 +177,7 @@ class CoreService:
         if listen is not None:
             await self.listen(*listen)
         self._takes_calls = listen is not None if takes_calls is None else takes_calls
-        if self._network.hub:
-            from dpc_jupyter.node.rendezvous import Rendezvous  # websockets: only who has a hub pays for it
-
-            self._rendezvous = Rendezvous(
-                self._network,
-                self.identity,
-                self.name,
-                self.session,
-                self._links,
-                takes_offers=self._takes_calls,
-                changed=self._hub_changed,
-            )
-            self._rendezvous.start()
+        self._go_online()
         await asyncio.to_thread(self._unfinished.look)
         self._spawn(self._watch_files())
 
@@ -219,8 +207,32 @@ class CoreService:
                 await asyncio.to_thread(self._whereabouts.note, self.session, host, uri.port)
             except (DpcError, OSError) as error:
                 _log.warning("where this node listens is not noted: %s", error)
+            await self._take_calls()
             return uri
         return self._links.uri
+
+    def _go_online(self) -> None:
+        if not self._network.hub:
+            return
+        from dpc_jupyter.node.rendezvous import Rendezvous  # websockets: only who has a hub pays for it
+
+        self._rendezvous = Rendezvous(
+            self._network,
+            self.identity,
+            self.name,
+            self.session,
+            self._links,
+            takes_offers=self._takes_calls,
+            changed=self._hub_changed,
+        )
+        self._rendezvous.start()
+
+    async def _take_calls(self) -> None:
+        """Who begins to listen while it runs may be called, too; a hub hears that with the login."""
+        if self._rendezvous is not None and not self._takes_calls:
+            await self._rendezvous.close()
+            self._takes_calls = True
+            self._go_online()
 
     async def stop(self, reason: str = "the node is shutting down") -> None:
         """End every request and link, stop our engines, and write what is unwritten."""
@@ -281,12 +293,14 @@ class CoreService:
             peer = next((peer for peer in self._links.peers if peer.node_id == node_id and peer.outgoing), None)
             if peer is None:
                 try:
-                    peer, self._attempts[node_id] = await climb(ways)
+                    peer, tried = await climb(ways)
                 except DpcError as error:
                     self.directory.note_lost(node_id, str(error))
                     raise
+                self._attempts[node_id] = tried
         # The disk is not waited for: a peer is of use before its address is safe.
-        if (change := self.directory.remember(node_id, peer.uri, peer.name, name)) is not None:
+        way = next((attempt.way for attempt in self.attempts(node_id) if attempt.won), "")
+        if (change := self.directory.remember(node_id, peer.uri, peer.name, name, way)) is not None:
             self._write(self.directory.save, change)
         return self._peer_status(peer)
 
@@ -306,7 +320,7 @@ class CoreService:
         return self._attempts.get(node_id, ())
 
     def _hub_changed(self, state: HubState) -> None:
-        self._tell("hub_changed", self.identity.node_id, _about_hub(state))
+        self._tell("hub_changed", self.identity.node_id, f"This node is {_about_hub(state)}")
 
     async def search(self, *, model: str = "", name: str = "", group: str = "") -> tuple[FoundNode, ...]:
         """Nodes that are online at the hub and let themselves be found by this one; by the hub's word.
@@ -318,7 +332,7 @@ class CoreService:
         """
         if self._rendezvous is None:
             raise ConnectError(
-                f'No hub is set: {self.home.network_path} names one by {{"hub": {{"url": "https://..."}}}}.'
+                f"No hub is set. %dpc_hub https://... sets one in {self.home.network_path}, for the next start."
             )
         return await self._rendezvous.search(model=model, name=name, group=group)
 
@@ -375,6 +389,13 @@ class CoreService:
             raise InvitationError("This is an invitation of your own node: send it to whom it is for.")
         uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
         ways = [self._direct(uri, timeout_s) for uri in uris]
+        if self._rendezvous is not None:
+            ways.append(Way("WebRTC", partial(self._rendezvous.dial, invitation.node_id, timeout_s)))
+        elif not ways:
+            raise InvitationError(
+                f"This host opens no port: it is called over the hub at {invitation.hub} alone. If that is your lab's, "
+                f"name it by %dpc_hub {invitation.hub} for the next start, and use the same invitation."
+            )
         status = await self._reach(invitation.node_id, ways, name)
         peer = self._links.of(invitation.node_id)
         if peer is None:
@@ -403,8 +424,22 @@ class CoreService:
         return tuple(self._peer_status(peer) for peer in self._links.peers)
 
     def known(self) -> tuple[KnownPeer, ...]:
-        """Every peer that was dialled before, linked or not."""
-        return self.directory.peers()
+        """Every peer that was dialled before, linked or not, and whom of the access file a linked peer would relay to.
+
+        A relay's word adds nobody else: the names that it tells are anybody's.
+        """
+        links, rules, now = self._links.peers, self.access.rules, dt.datetime.now(dt.UTC)
+        carriers: dict[str, str] = {}
+        for peer in links:
+            carriers |= {each.node_id: self.directory.name_of(peer) for each in peer.relays}
+        for linked in (self.identity.node_id, *(peer.node_id for peer in links)):
+            carriers.pop(linked, None)
+        dialled = self.directory.peers()
+        listed = {n for n in carriers if rules.lists(n, now) or rules.name_of(n) != n} - self.directory.known.keys()
+        return (
+            *(replace(each, via=carriers.get(each.node_id, "")) for each in dialled),
+            *(KnownPeer(n, self.directory.name_of(n), 0.0, "", carriers[n]) for n in sorted(listed)),
+        )
 
     def refresh(self) -> None:
         """Ask every linked peer what it offers and how busy it is; `peers` then tells."""
@@ -791,6 +826,7 @@ class CoreService:
             ledger_error=self.ledger.error,
             peers=self.peers(),
             hub="" if self._rendezvous is None else _about_hub(self._rendezvous.state),
+            takes_calls=self._rendezvous is not None and self._takes_calls,
             serving=tuple(
                 RequestStatus(
                     serving.peer.node_id,
@@ -829,6 +865,7 @@ class CoreService:
             rtt_s=peer.rtt_s,
             models=peer.offers,
             load=peer.load,
+            via=tuple(map(self.directory.name_of, reversed(peer.hops))),
         )
 
     async def _note_pending(self) -> None:

@@ -82,14 +82,16 @@ class Directory:
 
     @property
     def known(self) -> dict[str, dict[str, Any]]:
-        """``node_id -> {"name", "uri", "last_seen"}`` of every peer that was dialled once."""
+        """``node_id -> {"name", "uri", "by", "last_seen"}`` of every peer that was dialled once."""
         return dict(self._known)
 
-    def remember(self, node_id: str, uri: PeerUri | None, claimed_name: str, given_name: str | None) -> Change | None:
+    def remember(
+        self, node_id: str, uri: PeerUri | None, claimed_name: str, given_name: str | None, way: str = ""
+    ) -> Change | None:
         """Know a peer that was dialled, and return the change that `save` writes to disk, None if it can wait.
 
         It keeps the first name that it got; only a given name replaces that. Without an address, by which it was not
-        reached, it keeps those that it had.
+        reached, it keeps those that it had. `way` is the name of the `ladder.Way` that worked.
         """
         self._lost.pop(node_id, None)
         before = self._known.get(node_id, {})
@@ -105,7 +107,8 @@ class Directory:
                 name = "" if claimed_name in {other.get("name") for other in others.values()} else claimed_name
             uris = _uris(entry) if uri is None else [str(uri), *(each for each in _uris(entry) if each != str(uri))]
             addresses = {"uri": uris[0], "also": uris[1:_ADDRESSES]} if uris else {}
-            return {**others, node_id: {"name": name, **addresses, "last_seen": int(time.time())}}
+            by = {"by": way} if way else {}
+            return {**others, node_id: {"name": name, **addresses, **by, "last_seen": int(time.time())}}
 
         self._known = change(self._known)
         after = self._known[node_id]

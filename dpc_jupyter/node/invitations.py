@@ -17,7 +17,9 @@ from dpc_jupyter import firewall
 from dpc_jupyter.errors import ConfigError, InvitationError
 from dpc_jupyter.firewall.access_file import end_of
 from dpc_jupyter.home import Home
+from dpc_jupyter.hub.wire import origin_of
 from dpc_jupyter.node.access import Access, limits_of, moment
+from dpc_jupyter.node.network import Network
 from dpc_jupyter.node.status import InvitationStatus
 from dpc_jupyter.node.whereabouts import Whereabouts
 from dpc_jupyter.protocol.invitation import ADDRESSES_LIMIT, ID_BYTES, SECRET_BYTES, Invitation, is_address, proves
@@ -117,7 +119,7 @@ class Invitations:
         ConfigError
             A term is not valid, another node has this name, or the access file cannot be used.
         InvitationError
-            Nothing listens here, there are too many open ones, or one for this name is open.
+            Nothing listens here and there is no hub, there are too many open ones, or one for this name is open.
         """
         name, now = " ".join(name.split()), time.time()
         document = self._home.access_document()  # a broken file is told before anything else
@@ -129,7 +131,8 @@ class Invitations:
         terms = _Kept("", name, now, 0, tuple(models), group, expires, tuple(limits))
         _admission(document, _ANYBODY, terms)
         where = list(dict.fromkeys([*map(_address, addresses), *self._whereabouts.addresses()]))
-        if not where:
+        hub = "" if where else Network.read(self._home).hub
+        if not (where or hub):
             raise InvitationError(
                 "No node of this home listens, so there is no address to invite to. Run %dpc_start --share first, "
                 "or say where it will be: --address HOST:PORT."
@@ -139,6 +142,7 @@ class Invitations:
             secrets.token_hex(ID_BYTES),
             secrets.token_bytes(SECRET_BYTES),
             tuple(where[:ADDRESSES_LIMIT]),
+            hub and origin_of(hub),
         )
         entry = msgspec.structs.replace(terms, secret=made.secret.hex(), valid_until=_end_of_line(valid, expires))
         with self._home.locked():

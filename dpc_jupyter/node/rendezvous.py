@@ -8,7 +8,9 @@ from contextlib import suppress
 from typing import Any
 
 from dpc_jupyter.errors import ConnectError, DpcError
+from dpc_jupyter.hub.account import Account
 from dpc_jupyter.hub.client import Advert, FoundNode, HubClient, HubState, Signal
+from dpc_jupyter.hub.wire import origin_of
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.network import Network
@@ -45,6 +47,12 @@ class Rendezvous:
         self._links = links
         self._awaited: dict[str, asyncio.Future[dict[str, Any]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._first_word = asyncio.Event()
+
+        def on_state(state: HubState) -> None:
+            self._first_word.set()
+            changed(state)
+
         self._hub = HubClient(
             network.hub,
             identity,
@@ -52,7 +60,7 @@ class Rendezvous:
             session,
             on_signal=self._take,
             on_refused=self._refused,
-            on_state=changed,
+            on_state=on_state,
             takes_offers=takes_offers,
             trust=network.trust,
         )
@@ -86,6 +94,9 @@ class Rendezvous:
         """
         if node_id in self._awaited:
             raise ConnectError("It is being called already.")
+        with suppress(TimeoutError):  # a node that has just started is not offline, it is on its way
+            async with asyncio.timeout(timeout_s):
+                await self._first_word.wait()
         return await self._links.dial_webrtc(node_id, lambda offer: self._call(node_id, offer), timeout_s)
 
     async def _call(self, node_id: str, offer: dict[str, Any]) -> dict[str, Any]:
@@ -126,3 +137,21 @@ class Rendezvous:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def log_in(network: Network, identity: Identity, timeout_s: float) -> None:
+    """Log in to the hub once, as a check.
+
+    Raises
+    ------
+    ConnectError, HandshakeError, ConfigError, UriError
+        Why a node cannot be online there now.
+    """
+    account = Account(origin_of(network.hub), identity, network.trust)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await account.token()
+    except TimeoutError:
+        raise ConnectError(f"The hub at {account.origin} did not answer within {timeout_s:g} s.") from None
+    finally:
+        await account.close()

@@ -16,7 +16,7 @@ class PeerStatus:
     name : str
         What people here call it, or else what it calls itself.
     kind : str
-        How it is reached: ``TLS``.
+        How it is reached: ``TLS``, ``WebRTC`` or ``relay``.
     rtt_s : float or None
         Round trip in seconds.
     models : tuple of ProviderInfo
@@ -25,6 +25,8 @@ class PeerStatus:
         It streams, queues and cancels; else it is a plain DPTP v1.5 peer.
     load : Load or None
         How busy it is, by its own word when it was last asked.
+    via : tuple of str
+        Names of those who carry the link, in the order of the way to it; empty where nobody does.
     """
 
     node_id: str
@@ -37,16 +39,28 @@ class PeerStatus:
     rtt_s: float | None
     models: tuple[ProviderInfo, ...]
     load: Load | None = None
+    via: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class KnownPeer:
-    """One that was dialled before. `last_seen` in unix seconds; `reason` says why it could not be reached, if so."""
+    """One that was dialled before, or that a linked peer would relay us to and that the access file knows.
+
+    Attributes
+    ----------
+    last_seen : float
+        Unix seconds; 0 for one that was never reached.
+    reason : str
+        Why it could not be reached, if so.
+    via : str
+        Name of the linked peer that would relay us; empty where none would, or it is linked.
+    """
 
     node_id: str
     name: str
     last_seen: float
     reason: str
+    via: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +142,9 @@ class NodeStatus:
     serving, asking : tuple of RequestStatus
         Requests of peers here, and ours elsewhere.
     hub : str
-        The hub that this node can be called by, or why it cannot; empty where none is set.
+        The hub that this node is online at, or why it is not; empty where none is set.
+    takes_calls : bool
+        Others may call it over that hub.
     """
 
     node_id: str
@@ -144,12 +160,13 @@ class NodeStatus:
     serving: tuple[RequestStatus, ...]
     asking: tuple[RequestStatus, ...]
     hub: str = ""
+    takes_calls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NodeEvent:
     """Something happened: ``peer_connected``, ``peer_closed``, ``models_changed``, ``access_changed``,
-    ``access_requested``, ``peer_joined``, ``join_refused``. `text` is one sentence, safe to print.
+    ``access_requested``, ``peer_joined``, ``join_refused``, ``hub_changed``. `text` is one sentence, safe to print.
     """
 
     kind: str

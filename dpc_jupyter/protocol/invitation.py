@@ -28,6 +28,7 @@ _NODE_BYTES = 16
 _CHECK_BYTES = 4
 _DOMAIN = b"dpc-jupyter invitation 1\0"
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}(?:%[A-Za-z0-9._-]{1,32})?\]):[0-9]{1,5}")
+_HUB = re.compile(r"https?://[A-Za-z0-9._\[\]:-]{1,270}")
 # What mail and chat put around and into a long line: spaces and breaks, quotes of all kinds, marks of a quoted text.
 _LITTER = re.compile("[\\s\u00ad\u200b-\u200f\u2028\u2029\u2060\ufeff\"'`\u00ab\u00bb\u2018-\u201f\u2039\u203a<>|*]+")
 _COPY = f"Copy the whole line, from {PREFIX} to its end, or ask for a new one."
@@ -47,17 +48,20 @@ class Invitation:
         `SECRET_BYTES` random bytes.
     addresses : tuple of str
         ``host:port`` of the host, the likeliest first; an IPv6 address in brackets.
+    hub : str
+        Of a host that no address leads to: the hub that it is called over, ``https://host:port``.
     """
 
     node_id: str
     invite_id: str
     secret: bytes = field(repr=False)
-    addresses: tuple[str, ...]
+    addresses: tuple[str, ...] = ()
+    hub: str = ""
 
     def __str__(self) -> str:
         """One word of letters, digits, ``-`` and ``_`` behind `PREFIX`: no shell or magic reads anything into it."""
         packed = bytes([VERSION]) + bytes.fromhex(self.node_id.removeprefix(_NODE) + self.invite_id) + self.secret
-        packed += " ".join(self.addresses).encode("ascii")
+        packed += " ".join([*self.addresses, *([self.hub] if self.hub else [])]).encode("ascii")
         return PREFIX + base64.urlsafe_b64encode(packed + _check(packed)).decode("ascii").rstrip("=")
 
     @classmethod
@@ -88,9 +92,10 @@ class Invitation:
         node, rest = packed[1 : 1 + _NODE_BYTES], packed[1 + _NODE_BYTES :]
         invite_id, secret, addresses = rest[:ID_BYTES], rest[ID_BYTES:][:SECRET_BYTES], rest[ID_BYTES + SECRET_BYTES :]
         found = addresses.decode("ascii", "replace").split(" ")
+        hub = found.pop() if _HUB.fullmatch(found[-1]) else ""
         if len(secret) < SECRET_BYTES or len(found) > ADDRESSES_LIMIT or not all(map(is_address, found)):
             raise InvitationError(f"This invitation names no address to go to. {_COPY}")
-        return cls(_NODE + node.hex(), invite_id.hex(), secret, tuple(found))
+        return cls(_NODE + node.hex(), invite_id.hex(), secret, tuple(found), hub)
 
 
 def is_address(text: str) -> bool:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.firewall import Document, allow, deny, dumps, parse_json, set_enabled, set_paused, widen
+from dpc_jupyter.firewall import Document, allow, deny, dumps, parse_json, set_enabled, set_paused, set_relaying, widen
 from firewall.documents import (
     ANNA,
     BOB,
@@ -216,3 +216,11 @@ def test_a_group_narrows_nobody_who_may_do_more_without_it() -> None:
 def test_a_name_that_another_node_has_gets_a_number() -> None:
     document = shared(nodes={ANNA: {"name": "bob"}, "dpc-node-" + "c" * 32: {"name": "bob-2"}})
     assert widen(document, BOB, now=NOW, name="bob")["nodes"][BOB] == {"name": "bob-3"}
+
+
+def test_relaying_is_switched_and_its_terms_stay() -> None:
+    document: Document = {"relay": {"allow_nodes": [ANNA, BOB], "sessions": 2}}
+    on = set_relaying(document, True)
+    assert on == {"relay": {"allow_nodes": [ANNA, BOB], "sessions": 2, "enabled": True}}
+    assert not rules(on).enabled and rules(on).may_relay(ANNA, NOW)
+    assert not rules(set_relaying(on, False)).may_relay(ANNA, NOW)

@@ -65,6 +65,10 @@ def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> Non
     assert "Sharing is paused" in kernel.ok("%dpc_status").stdout
     assert kernel.ok("%dpc_firewall").stdout.startswith("Sharing is paused")
     assert kernel.ok("%dpc_firewall resume").stdout == "Sharing is on.\n"
+    assert kernel.ok("%dpc_firewall relay on").stdout.startswith("It relays between those that you let in")
+    assert "It relays between" in kernel.ok("%dpc_firewall").stdout
+    assert kernel.ok("%dpc_firewall relay off").stdout.startswith("It relays for nobody. %dpc_firewall relay on")
+    assert kernel.run("%dpc_firewall relay").sentence.startswith("On or off?")
     assert kernel.ok("%dpc_firewall off").stdout == "Sharing is off.\n"
     assert kernel.ok("%dpc_firewall pending").stdout == "Nobody has asked and been refused.\n"
 
@@ -149,7 +153,7 @@ def test_a_line_is_joined_by_as_it_was_pasted(kernel: Kernel, stub_host: StubHos
 
 def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: RunningHost) -> None:
     kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
-    assert "anna" in kernel.ok("%dpc_peers").text and "TLS to it" in kernel.ok("%dpc_peers").text
+    assert "anna" in kernel.ok("%dpc_peers").text and "to it by TLS at 127.0.0.1:" in kernel.ok("%dpc_peers").text
     models = kernel.ok("%dpc_models anna").text
     assert "smollm2:135m" in models and "private" not in models
     kernel.ok("%dpc_ask -H anna --max-tokens 4 Hello")

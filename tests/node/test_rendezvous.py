@@ -11,10 +11,12 @@ import pytest
 from hub.running_hub import RunningHub
 
 from dpc_jupyter.backends.registry import Registry
-from dpc_jupyter.errors import ConfigError, ConnectError
+from dpc_jupyter.errors import ConfigError, ConnectError, DpcError, InvitationError
 from dpc_jupyter.home import Home
 from dpc_jupyter.hub.adverts import FoundNode
+from dpc_jupyter.hub.trust import Trust
 from dpc_jupyter.node.core_service import CoreService
+from dpc_jupyter.node.network import Network, set_hub
 from dpc_jupyter.node.whereabouts import machine_addresses
 from node.conftest import MakeHome, MakeNode, Pair
 from node.stub import PIECE, StubEngine
@@ -106,6 +108,70 @@ async def test_a_node_without_a_hub_says_how_to_set_one(make_node: MakeNode) -> 
     assert node.status().hub == ""
     with pytest.raises(ConnectError, match=r"network\.json"):
         await node.search()
+
+
+@needs_network
+async def test_a_node_that_has_just_started_waits_for_its_hub_and_one_that_begins_to_listen_is_called(
+    hub: RunningHub, make_home: MakeHome, quiet_loop: None
+) -> None:
+    host = await node_at(hub, make_home("anna"), "anna", StubEngine(), calls=False)
+    asker = await node_at(hub, make_home("bob"), "bob", calls=False)
+    try:
+        await until(lambda: host.status().hub.startswith("online"))
+        assert not host.status().takes_calls
+        with pytest.raises(ConnectError):  # at once, without a word of an offline hub
+            await asker.connect(host.identity.node_id)
+        await host.listen("127.0.0.1", 0)
+        await until(lambda: host.status().hub.startswith("online"))
+        assert host.status().takes_calls
+        again = await node_at(hub, make_home("carol"), "carol", calls=False)
+        assert (await again.connect(host.identity.node_id)).kind == "WebRTC"
+        await again.stop()
+    finally:
+        await asker.stop()
+        await host.stop()
+
+
+@needs_network
+async def test_an_invitation_of_a_host_without_a_port_leads_over_its_hub(
+    hub: RunningHub, make_home: MakeHome, make_node: MakeNode
+) -> None:
+    host = await node_at(hub, make_home("anna"), "anna", StubEngine(), calls=True)
+    joiner = await node_at(hub, make_home("bob"), "bob", calls=False)
+    hubless = await make_node("carol")
+    try:
+        host.access.set_sharing(True)
+        await until(lambda: host.status().hub.startswith("online"))
+        line = str(await asyncio.to_thread(host.invitations.make, "bob"))
+        assert len(line) < 120
+        with pytest.raises(InvitationError, match=f"opens no port: .* %dpc_hub {hub.url} for the next start"):
+            await hubless.join(line)
+        joined = await joiner.join(line)
+        assert (joined.host.kind, joined.known_as) == ("WebRTC", "bob")
+        assert [model.model for model in joined.host.models] == ["stub-1", "stub-2"]
+    finally:
+        await joiner.stop()
+        await host.stop()
+
+
+def test_a_hub_is_written_into_the_network_file_and_nothing_else_is_touched(make_home: MakeHome) -> None:
+    home = make_home("bob")
+    home.edit_network(lambda _: {"_note": "mine", "stun": ["stun:stun.example.org:3478"]})
+    set_hub(home, "https://HUB.example.org:443/", Trust(fingerprint="6f0c"))
+    assert home.read_network() == {
+        "_note": "mine",
+        "stun": ["stun:stun.example.org:3478"],
+        "hub": {"url": "https://hub.example.org", "fingerprint": "6f0c"},
+    }
+    assert Network.read(home).trust.fingerprint == "6f0c"
+    for wrong in ("http://hub.example.org", "https://hub.example.org/x", "hub.example.org:8890"):
+        with pytest.raises(DpcError):
+            set_hub(home, wrong)
+    set_hub(home, "")
+    assert home.read_network() == {"_note": "mine", "stun": ["stun:stun.example.org:3478"]}
+    home.edit_network(lambda _: {"stun": "x"})
+    with pytest.raises(ConfigError, match=r"network\.json"):
+        set_hub(home, "https://hub.example.org")
 
 
 @pytest.mark.parametrize(

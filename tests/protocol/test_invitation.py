@@ -31,6 +31,16 @@ def test_a_line_is_one_word_and_is_read_back() -> None:
     assert Invitation.parse(LINE) == INVITATION
 
 
+def test_a_host_without_an_address_is_named_by_its_hub() -> None:
+    for hub in ("https://hub.example.org:8890", "https://[2001:db8::7]", "http://127.0.0.1:8890"):
+        for addresses in ((), INVITATION.addresses):
+            made = Invitation(HOST.node_id, INVITATION.invite_id, SECRET, addresses, hub)
+            assert Invitation.parse(str(made)) == made
+    for wrong in ("", "ftp://hub.example.org", "https://hub.example.org/x", "https://a b"):
+        with pytest.raises(InvitationError, match="names no address"):
+            Invitation.parse(str(Invitation(HOST.node_id, INVITATION.invite_id, SECRET, (), wrong)))
+
+
 def test_the_secret_is_not_shown_where_an_invitation_is() -> None:
     assert "secret" not in repr(INVITATION)
 

@@ -23,7 +23,19 @@ SENTENCE_CHARS = 1000
 
 
 class NodeView(Struct, frozen=True):
-    """This node. `address` is None while it does not listen; `error` is what its owner should mend."""
+    """This node.
+
+    Attributes
+    ----------
+    address : str or None
+        None while it does not listen.
+    error : str or None
+        What its owner should mend.
+    hub : str
+        Whether it is online at its hub; empty where it has none.
+    takes_calls : bool
+        Others may call it over the hub.
+    """
 
     running: bool
     name: str
@@ -33,6 +45,8 @@ class NodeView(Struct, frozen=True):
     sharing: bool = False
     paused: bool = False
     error: str | None = None
+    hub: str = ""
+    takes_calls: bool = False
 
 
 class ModelView(Struct, frozen=True):
@@ -53,7 +67,9 @@ class HostView(Struct, frozen=True, kw_only=True):
     id : str
         ``local`` or a node id.
     state : str
-        ``known`` is one that was linked before and is not linked now.
+        ``known`` is one that was linked before, or that a linked peer would relay us to, and is not linked now.
+    kind : str
+        How it is reached, or would be: ``TLS``, ``WebRTC``, ``via rita``.
     reason : str
         Why it is unreachable, or what else there is to say; one sentence.
     last_seen : float or None
@@ -139,6 +155,8 @@ def node_view(status: NodeStatus | None, node_id: str, version: str, trouble: st
         status.sharing,
         status.paused,
         _sentence(status.access_error or status.ledger_error or trouble),
+        label(status.hub, SENTENCE_CHARS),
+        status.takes_calls,
     )
 
 
@@ -173,8 +191,9 @@ def host_views(
             HostView(
                 id=each.node_id,
                 name=label(each.name, NAME_CHARS),
-                state="unreachable" if each.reason else "known",
-                reason=label(each.reason, 300),
+                state="unreachable" if each.reason and not each.via else "known",
+                kind=_kind("", each.via),
+                reason="" if each.via else label(each.reason, 300),
                 last_seen=each.last_seen,
             )
             for each in rest
@@ -335,7 +354,7 @@ def _linked(peer: PeerStatus) -> HostView:
         id=peer.node_id,
         name=label(peer.name, NAME_CHARS),
         state="busy" if busy else "ready" if peer.models else "known",
-        kind=peer.kind,
+        kind=_kind(peer.kind, *peer.via),
         rtt_ms=None if peer.rtt_s is None else round(peer.rtt_s * 1000, 1),
         reason="" if peer.models else "no models for you: its owner has not let you in",
         running=None if load is None else load.running,
@@ -343,6 +362,11 @@ def _linked(peer: PeerStatus) -> HostView:
         eta_s=None if load is None else load.eta_s,
         models=_models(peer.models),
     )
+
+
+def _kind(kind: str, *via: str) -> str:
+    names = ", ".join(label(name, NAME_CHARS) for name in via if name)
+    return f"via {names}" if names else kind
 
 
 def _by_name(host: HostView) -> tuple[str, str]:
