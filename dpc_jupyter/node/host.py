@@ -198,7 +198,7 @@ class Host:
         for serving in self.servings:
             if serving.peer is peer:
                 if peer.lost and peer.resumes and serving.streams:
-                    serving.lost_at = time.monotonic()
+                    serving.is_away()
                 else:
                     self._stop(serving, PeerLost("The asker's connection ended."))
 
@@ -296,22 +296,20 @@ class Host:
                     await asyncio.sleep(0)
                     turn_began = now
                     if serving.streams:
-                        await self._room(serving.peer)
+                        await self._room(serving)
                     elif serving.pending_chars > LIMIT_BYTES:
                         raise InvalidRequest("The answer is too large for one message: ask for fewer tokens.")
         if serving.streams:
-            await self._room(serving.peer)
+            await self._room(serving)
         # Here and not in the callback, which runs a turn later: the last text and the response leave together.
         self._close(serving, serving.cause)
 
-    async def _room(self, peer: Peer) -> None:
-        if peer.has_room:
-            return
+    async def _room(self, serving: Serving) -> None:
         try:
             async with asyncio.timeout(READ_STALL_S):
-                await peer.room()
+                await serving.wait_for_room()
         except TimeoutError:
-            peer.abort("it does not read what it asks for")
+            serving.peer.abort("it does not read what it asks for")
 
     async def _resolve(self, peer: Peer, request: RemoteInferenceRequest) -> tuple[Backend, ModelInfo]:
         """The engine and model that would run, if this peer may use them (never the words of the request alone)."""

@@ -60,6 +60,9 @@ class Node(Protocol):
     def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
         """A message came."""
 
+    def peer_silent(self, peer: Peer, /) -> None:
+        """An open link says nothing; it may be gone."""
+
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         """An open link ended."""
 
@@ -296,10 +299,15 @@ class Links:
         """From a link."""
         self._node.peer_said(peer, message)
 
+    def peer_silent(self, peer: Peer) -> None:
+        """From a link."""
+        self._node.peer_silent(peer)
+
     def peer_closed(self, peer: Peer, reason: str) -> None:
         """From a link."""
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
-            waiting.set_exception(HandshakeError(f"No link to {peer.address}: {reason}"))
+            kind = ConnectError if peer.lost else HandshakeError  # a network that broke is no refusal
+            waiting.set_exception(kind(f"No link to {peer.address}: {reason}"))
         key = (peer.node_id, peer.session, peer.outgoing)
         if self._peers.get(key) is peer:
             del self._peers[key]

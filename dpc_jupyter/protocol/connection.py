@@ -130,6 +130,8 @@ class Connection:
     state : State
     extended : bool
         Both sides offered extensions.
+    unsent_bytes : int
+        Of messages that wait for `data_to_send`.
     """
 
     def __init__(
@@ -153,6 +155,7 @@ class Connection:
         self._server_cert_der = server_cert_der
         self._decoder = FrameDecoder()
         self._out: list[bytes] = []
+        self.unsent_bytes = 0
         self._nonce = b""
         self.extended = False
         self.state = State.AWAIT_CHALLENGE
@@ -174,6 +177,7 @@ class Connection:
         """Take what has collected since the last call."""
         data = b"".join(self._out)
         self._out.clear()
+        self.unsent_bytes = 0
         return data
 
     def send(self, message: Message) -> None:
@@ -189,9 +193,11 @@ class Connection:
         if type(message) in messages.EXTENSIONS and not self.extended:
             raise LocalProtocolError(f"{type(message).__name__} needs an extension that the peer did not offer")
         try:
-            self._out.append(encode_frame(_encode(message)))
+            frame = encode_frame(_encode(message))
         except UnicodeEncodeError as error:
             raise LocalProtocolError("This text holds half of a surrogate pair, which UTF-8 cannot carry.") from error
+        self._out.append(frame)
+        self.unsent_bytes += len(frame)
         if isinstance(message, messages.Goodbye):
             self.state = State.CLOSED
 

@@ -14,7 +14,7 @@ import dpc_jupyter
 from dpc_jupyter import firewall
 from dpc_jupyter.home import Home
 
-_PATHS = (Path(dpc_jupyter.__file__).parents[1], Path(__file__).parents[1])
+PATHS = (Path(dpc_jupyter.__file__).parents[1], Path(__file__).parents[1])
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def share_with(home: Home, *node_ids: str) -> None:
 @contextmanager
 def headless(home: Home, *arguments: str) -> Iterator[Headless]:
     """Run one until the block ends."""
-    environment = os.environ | {"DPC_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(map(str, _PATHS))}
+    environment = os.environ | {"DPC_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
     stderr = home.path.with_name(f"{home.path.name}.stderr")
     with stderr.open("w") as errors:
         process = subprocess.Popen(
