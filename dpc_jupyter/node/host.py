@@ -131,8 +131,10 @@ class Host:
         """A peer asks. Every request gets exactly one response, unless its link ends first."""
         key = (peer.node_id, request.request_id)
         # Request ids are idempotent: what is being answered, or was, is not run again.
-        if (serving := self._open.get(key)) is not None or self._finished(*key) is not None:
-            if serving is None or serving.peer is not peer:
+        if (serving := self._open.get(key) or self._finished(*key)) is not None:
+            if not serving.is_for(request):
+                self.refuse(peer, request.request_id, InvalidRequest("Invalid request: its id was another question's."))
+            elif serving.task is None or serving.peer is not peer:
                 self.resume(peer, request.request_id, 0)
             return
         if self._stopping:
@@ -399,7 +401,7 @@ class Host:
         if serving.started_at is not None or self._may_note(peer.node_id):
             self._ledger.record(serving.entry(error))
         if serving.said and peer.resumes and not isinstance(error, RequestCancelled):
-            serving.request = RemoteInferenceRequest(request_id=serving.request.request_id)  # without the prompt
+            serving.let_go()
             self._kept.add(peer.node_id, serving)
 
     def _may_note(self, node_id: str) -> bool:

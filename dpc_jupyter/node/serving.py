@@ -47,7 +47,7 @@ class Serving:
         The first of them that has not been sent over this link.
     room : asyncio.Event
         Cleared by whoever waits until the peer keeps up, or is away.
-    fingerprint : int
+    fingerprint : int or None
         Of what was asked, once the prompt itself is not kept any more.
     """
 
@@ -75,7 +75,7 @@ class Serving:
     said: list[tuple[str, str]] = field(default_factory=list)
     lost_at: float | None = None
     room: asyncio.Event = field(default_factory=asyncio.Event)
-    fingerprint: int = 0
+    fingerprint: int | None = None
     outcome: RemoteInferenceResponse | None = None
     unsaid: RemoteInferenceResponse | None = None
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -135,6 +135,15 @@ class Serving:
         self.news = None if self.said else self.told
         self.unsaid = self.outcome
         self._ask_for_room()
+
+    def is_for(self, request: RemoteInferenceRequest) -> bool:
+        """Whether this very question is answered here."""
+        return self.request == request if self.fingerprint is None else self.fingerprint == hash(request)
+
+    def let_go(self) -> None:
+        """Keep what was said, without the prompt."""
+        self.fingerprint = hash(self.request)
+        self.request = RemoteInferenceRequest(request_id=self.request.request_id)
 
     def close(self, outcome: RemoteInferenceResponse) -> None:
         """Say the last word, behind all that is not sent yet."""

@@ -49,8 +49,8 @@ class Cable:
 
     def move(self, end: int, old: int, new: int) -> None:
         """Give one end another address."""
-        _ip("-n", self.names[end - 1], "addr", "add", f"{NET}.{new}/24", "dev", "eth0")
         _ip("-n", self.names[end - 1], "addr", "del", f"{NET}.{old}/24", "dev", "eth0")
+        _ip("-n", self.names[end - 1], "addr", "add", f"{NET}.{new}/24", "dev", "eth0")
 
 
 @contextmanager
