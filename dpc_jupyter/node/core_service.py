@@ -82,7 +82,7 @@ COME_BACK_S = 600.0
 # A hub takes 1,024 words an advert.
 _ADVERT_NODES, _ADVERT_MODELS = 256, 64
 # A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
-_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 1.0, 3.0
+_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
 
 if TYPE_CHECKING:
     from dpc_jupyter.hub.client import HubState

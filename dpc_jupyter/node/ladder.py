@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError
 from dpc_jupyter.node.peer import Peer
 
-# RFC 8305's connection attempt delay.
-STAGGER_S = 0.25
+# RFC 8305's connection attempt delay is 0.25 s, and 0.1 s at least: two dead ways shall cost less than half a second.
+STAGGER_S = 0.2
 
 
 @dataclass(frozen=True, slots=True)

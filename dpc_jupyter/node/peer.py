@@ -19,6 +19,7 @@ from dpc_jupyter.protocol.messages import (
     ProviderInfo,
     ProvidersResponse,
     RelayPeer,
+    RelayPeers,
     RemoteInferenceChunk,
     RemoteInferenceResponse,
     RemoteInferenceStatus,
@@ -316,8 +317,10 @@ class Peer:
 
     def _take(self, event: Event) -> None:
         if not (self.asked and isinstance(event, _ANSWERS)):
-            # A list of models costs by its length: each one is checked and cleaned.
-            self._spend(1.0 + len(event.providers) / 8 if isinstance(event, ProvidersResponse) else 1.0)
+            # A list of models or nodes costs by its length: each one is checked and cleaned.
+            listed = event.providers if isinstance(event, ProvidersResponse) else ()
+            listed = event.nodes if isinstance(event, RelayPeers) else listed
+            self._spend(1.0 + len(listed) / 8)
         if self.closed:
             return
         if isinstance(event, Authenticated):

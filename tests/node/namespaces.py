@@ -47,6 +47,17 @@ class Cable:
         """Put it back."""
         _ip("-n", self.names[end - 1], "link", "set", "eth0", "up")
 
+    def swallow(self) -> None:
+        """Lose everything on the way: neither end's own machine can tell."""
+        for name, other in zip(self.names, (2, 1), strict=True):
+            nobody = ("lladdr", "02:00:00:00:00:99", "nud", "permanent", "dev", "eth0")
+            _ip("-n", name, "neigh", "replace", f"{NET}.{other}", *nobody)
+
+    def spit_out(self) -> None:
+        """Lose nothing any more."""
+        for name, other in zip(self.names, (2, 1), strict=True):
+            _ip("-n", name, "neigh", "del", f"{NET}.{other}", "dev", "eth0")
+
     def move(self, end: int, old: int, new: int) -> None:
         """Give one end another address."""
         _ip("-n", self.names[end - 1], "addr", "del", f"{NET}.{old}/24", "dev", "eth0")

@@ -132,13 +132,18 @@ def far(make_home: MakeHome) -> Iterator[Far]:
         yield Far(stack.enter_context(namespaces.cable()), make_home, stack)
 
 
-@pytest.mark.parametrize("end", [1, 2])
-def test_a_cable_that_is_out_for_10_s_costs_no_token(far: Far, end: int) -> None:
+@pytest.mark.parametrize("where", ["at the host", "at the asker", "on the way"])
+def test_a_cable_that_is_out_for_10_s_costs_no_token(far: Far, where: str) -> None:
     far.start(3000, 0.01)
     far.asker.until_piece(200)
-    far.cable.cut(end)
+    cut, mend = {
+        "at the host": (far.cable.cut, far.cable.mend),
+        "at the asker": (lambda: far.cable.cut(2), lambda: far.cable.mend(2)),
+        "on the way": (far.cable.swallow, far.cable.spit_out),
+    }[where]
+    cut()
     time.sleep(10)
-    far.cable.mend(end)
+    mend()
     mended = time.monotonic()
     # TCP by itself would be silent for longer: its tries are 6.4 s apart by now.
     assert far.asker.next_piece(mended)["heard"] - mended < 2

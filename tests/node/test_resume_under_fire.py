@@ -99,7 +99,8 @@ async def turns(limit_s: float) -> AsyncIterator[None]:
     watching = asyncio.create_task(watch())
     yield
     watching.cancel()
-    assert sorted(late)[-3:][0] < limit_s, sorted(late)[-5:]
+    late.sort()
+    assert len(late) < 3 or late[-3] < limit_s, late[-5:]
 
 
 async def test_ten_thousand_resumes_of_one_answer_cost_what_the_budget_of_frames_allows(make_pair: MakePair) -> None:
