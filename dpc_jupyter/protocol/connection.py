@@ -74,7 +74,7 @@ def _encode(message: Message) -> bytes:
     return b"%b%b}" % (_BEFORE_PAYLOAD[type(message)], _encoder.encode(message))
 
 
-# What every token and every request is made of.
+# What every token and every request is made of, and what a relay carries.
 _HOT = {
     _BEFORE_PAYLOAD[struct]: msgspec.json.Decoder(struct)
     for struct in (
@@ -82,6 +82,7 @@ _HOT = {
         messages.RemoteInferenceStatus,
         messages.RemoteInferenceChunk,
         messages.RemoteInferenceResponse,
+        messages.RelayData,
     )
 }
 

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import queue
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,77 +14,10 @@ import pytest
 from node import namespaces
 from node.conftest import MakeHome
 from node.namespaces import NET, Cable
-from node.processes import PATHS, share_with
+from node.processes import Apart, share_with
 
 _WHY_NOT = namespaces.missing()
 pytestmark = pytest.mark.skipif(bool(_WHY_NOT), reason=_WHY_NOT)
-
-
-class Process:
-    """A `node.apart`, and what it has said."""
-
-    def __init__(self, inside: tuple[str, ...], home: Path, *arguments: str) -> None:
-        environment = os.environ | {"DPC_HOME": str(home), "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
-        self.stderr = home.with_name(f"{home.name}.stderr")
-        with self.stderr.open("w") as errors:
-            self.popen = subprocess.Popen(
-                [*inside, sys.executable, "-m", "node.apart", *arguments],
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-            )
-        self._said: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.popen.stdout is not None
-        for line in self.popen.stdout:
-            self._said.put(json.loads(line) | {"heard": time.monotonic()})
-
-    def said(self, within_s: float = 30.0) -> dict[str, Any]:
-        try:
-            return self._said.get(timeout=within_s)
-        except queue.Empty:
-            raise AssertionError(f"nothing came within {within_s:g} s; {self.stderr.read_text()}") from None
-
-    def ask(self) -> dict[str, Any]:
-        assert self.popen.stdin is not None
-        self.popen.stdin.write("\n")
-        self.popen.stdin.flush()
-        return self.said()
-
-    def until_piece(self, number: int, within_s: float = 30.0) -> dict[str, Any]:
-        """Wait until so many pieces are there."""
-        until = time.monotonic() + within_s
-        while True:
-            news = self.said(max(0.01, until - time.monotonic()))
-            assert "end" not in news, news
-            if (news["pieces"] or 0) >= number:
-                return news
-
-    def next_piece(self, since: float, within_s: float = 30.0) -> dict[str, Any]:
-        """The first text that came after this moment."""
-        until = time.monotonic() + within_s
-        while (news := self.said(max(0.01, until - time.monotonic())))["heard"] < since or not news.get("pieces"):
-            assert "end" not in news, news
-        return news
-
-    def end(self, within_s: float = 60.0) -> dict[str, Any]:
-        until = time.monotonic() + within_s
-        while "end" not in (news := self.said(max(0.01, until - time.monotonic()))):
-            pass
-        return news
-
-    def gone(self) -> None:
-        self.popen.kill()
-        self.popen.wait(10)
-        self._reader.join(10)
-        for pipe in (self.popen.stdin, self.popen.stdout):
-            assert pipe is not None
-            pipe.close()
 
 
 class Far:
@@ -112,8 +39,8 @@ class Far:
         uris = [f"dpc://{NET}.{last}:{port}?node_id={node_id}" for last in (1, *also)]
         self.asker = self._run(2, home.path, "ask", *uris)
 
-    def _run(self, end: int, home: Path, *arguments: str) -> Process:
-        process = Process(self.cable.inside(end), home, *self.clocks, *arguments)
+    def _run(self, end: int, home: Path, *arguments: str) -> Apart:
+        process = Apart(self.cable.inside(end), home, *self.clocks, *arguments)
         self._stack.callback(process.gone)
         return process
 

@@ -127,6 +127,20 @@ async def test_nonsense_ends_its_own_stream_at_most(trio: Trio, what: str, where
     await anna_is_well(trio)
 
 
+async def test_what_is_no_base64_is_not_counted_as_less_than_it_is_and_passed_on(trio: Trio) -> None:
+    trio.relay()
+    await until(lambda: trio.via.relays)
+    trio.via.send(RelayOpen(relay_id(7), trio.anna.identity.node_id))
+    await until(lambda: trio.anna._relays._ends)
+    heard: list[Message] = []
+    take = trio.anna._relays.take
+    trio.anna._relays.take = lambda peer, message: (heard.append(message), take(peer, message))[1]  # type: ignore
+    trio.via.send(RelayData(relay_id(7), "ÄÖÜß" * 8000))
+    await until(lambda: not trio.rita._relays._ways)
+    await until(lambda: not trio.anna._relays._ends)
+    assert not [each for each in heard if isinstance(each, RelayData)]
+
+
 async def test_what_speaks_for_another_links_stream_is_not_heard(trio: Trio, make_node: MakeNode) -> None:
     trio.relay()
     await anna_is_well(trio)
@@ -162,7 +176,7 @@ async def test_a_hostile_dialler_through_a_relay_has_its_place_for_seconds(trio:
 async def test_a_relay_that_stops_reading_costs_its_own_streams_alone(trio: Trio, make_node: MakeNode) -> None:
     trio.relay()
     await trio.link()
-    trio.engine.texts = ("x" * 10_000,) * 2000
+    trio.engine.texts = ("x" * 10_000,) * 400
     carol = await make_node("carol")
     await trio.anna.listen("127.0.0.1", 0)
     trio.anna.access.allow(carol.identity.node_id, name="carol")
@@ -175,18 +189,19 @@ async def test_a_relay_that_stops_reading_costs_its_own_streams_alone(trio: Trio
     await asyncio.sleep(0.5)
     made = trio.engine.produced
     await asyncio.sleep(0.5)
-    assert trio.engine.produced == made < 1000, "the engine waits"
+    assert trio.engine.produced == made < 300, "the engine waits"
     assert to_rita._stream.unsent_bytes() < UNSENT_LIMIT_BYTES and not to_rita.closed
     trio.engine.texts = ()
     async with turns(0.1):
         assert (await carol.send_ai_query("hello", "anna")).text == PIECE * 4
     at_rita._stream.resume_reading()
-    assert len((await stream.complete()).text) == 20_000_000
+    assert len((await stream.complete()).text) == 4_000_000
 
 
 async def test_all_streams_of_a_link_whose_end_reads_nothing_fit_what_it_may_hold(
     trio: Trio, make_node: MakeNode
 ) -> None:
+    assert STREAMS_LIMIT * WINDOW_BYTES * 4 / 3 < UNSENT_LIMIT_BYTES  # the kernel's buffers, which help, are not counted
     trio.relay(sessions=STREAMS_LIMIT)
     await until(lambda: trio.via.relays)
     link(trio.anna, trio.rita)._stream.pause_reading()
