@@ -152,7 +152,7 @@ async def ladder(setting: Setting) -> list[Row]:
             dead.append(PeerUri("127.0.0.1", sock.getsockname()[1], live.node_id))
 
         async def connect(uris: list[PeerUri]) -> Sample:
-            asker.service.directory.uris_of = lambda _: uris  # type: ignore[method-assign]
+            asker.service.directory.uris_of = lambda node_id: uris  # type: ignore[method-assign]
 
             async def once() -> None:
                 await asker.service.connect(live.node_id)

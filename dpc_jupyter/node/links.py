@@ -103,7 +103,11 @@ class Links:
         return list(self._peers.values())
 
     def of(self, node_id: str) -> Peer | None:
-        """The link by which to ask a node: one that offers models before one that does not, then the newest."""
+        """The link by which to ask a node: one that offers models first, then one that we dialled, then the newest.
+
+        Two that dial each other at the same moment keep both links: each asks over its own, and goes on over the
+        other one's should its own break.
+        """
         links = [peer for peer in self._peers.values() if peer.node_id == node_id]
         return max(reversed(links), key=lambda peer: (bool(peer.offers), peer.outgoing), default=None)
 

@@ -318,9 +318,7 @@ class Peer:
     def _take(self, event: Event) -> None:
         if not (self.asked and isinstance(event, _ANSWERS)):
             # A list of models or nodes costs by its length: each one is checked and cleaned.
-            listed = event.providers if isinstance(event, ProvidersResponse) else ()
-            listed = event.nodes if isinstance(event, RelayPeers) else listed
-            self._spend(1.0 + len(listed) / 8)
+            self._spend(1.0 + _listed(event) / 8)
         if self.closed:
             return
         if isinstance(event, Authenticated):
@@ -395,3 +393,9 @@ class Peer:
             self._has_room = False
             if self._stream.unsent_bytes() > UNSENT_LIMIT_BYTES:
                 self.abort("it does not read what it asks for")
+
+
+def _listed(event: Event) -> int:
+    if isinstance(event, ProvidersResponse):
+        return len(event.providers)
+    return len(event.nodes) if isinstance(event, RelayPeers) else 0

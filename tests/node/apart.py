@@ -26,7 +26,7 @@ def _set_clocks(silence_s: float, keep_s: float) -> None:
 
     peer.PING_EVERY_S *= silence_s / peer.SILENCE_S
     peer.SILENCE_S = silence_s
-    host.KEEP_S = kept.KEEP_S = core_service.COME_BACK_S = keep_s
+    host.__dict__["KEEP_S"] = kept.KEEP_S = core_service.COME_BACK_S = keep_s
 
 
 async def _serve(tokens: int, pause_s: float) -> None:

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
+from dpc_jupyter.node.answer import AnswerStream
 from dpc_jupyter.node.directory import PeerUri
 from node.conftest import MakeNode
 from node.stub import StubEngine
@@ -130,7 +131,7 @@ async def test_100_of_100_answers_come_whole_through_a_network_that_delays_split
         await asker.connect(str(uri), name="anna")
         answers = []
         for _ in range(2):
-            streams = []
+            streams: list[AnswerStream] = []
             while len(streams) < 50:
                 with suppress(ConnectError):
                     if not asker.peers():

@@ -64,16 +64,19 @@ def test_a_cable_that_is_out_for_10_s_costs_no_token(far: Far, where: str) -> No
     out_s = 10.0
     if where != "on the way":  # a machine that sees its own cable out has an easier part: all clocks at a third
         far.clocks, out_s = ("--clocks", "10", "200"), 3.3
+    cable = far.cable
     far.start(int(120 * (out_s + 3)), 0.01)
     far.asker.until_piece(200)
-    cut, mend = {
-        "at the host": (far.cable.cut, far.cable.mend),
-        "at the asker": (lambda: far.cable.cut(2), lambda: far.cable.mend(2)),
-        "on the way": (far.cable.swallow, far.cable.spit_out),
-    }[where]
-    cut()
+    end = 1 if where == "at the host" else 2
+    if where == "on the way":
+        cable.swallow()
+    else:
+        cable.cut(end)
     time.sleep(out_s)
-    mend()
+    if where == "on the way":
+        cable.spit_out()
+    else:
+        cable.mend(end)
     mended = time.monotonic()
     # TCP by itself would be silent for longer: its tries are 6.4 s apart by now.
     assert far.asker.next_piece(mended)["heard"] - mended < 2

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,7 +46,7 @@ def link(of: CoreService, to: CoreService) -> Peer:
 
 
 def open_files() -> int:
-    return len(os.listdir("/dev/fd"))
+    return sum(1 for _ in Path("/dev/fd").iterdir())
 
 
 async def anna_is_well(trio: Trio) -> None:
@@ -201,7 +201,9 @@ async def test_a_relay_that_stops_reading_costs_its_own_streams_alone(trio: Trio
 async def test_all_streams_of_a_link_whose_end_reads_nothing_fit_what_it_may_hold(
     trio: Trio, make_node: MakeNode
 ) -> None:
-    assert STREAMS_LIMIT * WINDOW_BYTES * 4 / 3 < UNSENT_LIMIT_BYTES  # the kernel's buffers, which help, are not counted
+    assert (
+        STREAMS_LIMIT * WINDOW_BYTES * 4 / 3 < UNSENT_LIMIT_BYTES
+    )  # the kernel's buffers, which help, are not counted
     trio.relay(sessions=STREAMS_LIMIT)
     await until(lambda: trio.via.relays)
     link(trio.anna, trio.rita)._stream.pause_reading()

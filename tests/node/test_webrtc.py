@@ -28,7 +28,7 @@ from dpc_jupyter.transports.base import ByteStream
 from dpc_jupyter.transports.ice import IceConfig
 from dpc_jupyter.transports.webrtc import Payload
 from node.conftest import MakeHome, MakeNode
-from node.processes import _PATHS, share_with
+from node.processes import PATHS, share_with
 from node.stub import StubEngine
 from node.waiting import PATIENCE_S, until
 
@@ -173,7 +173,7 @@ async def test_a_host_in_another_process_answers_and_its_sudden_end_is_known_by_
     monkeypatch.setattr(peer_module, "SILENCE_S", 1.0)
     asker, home = await make_node("bob"), make_home("far")
     share_with(home, asker.identity.node_id)
-    environment = os.environ | {"DPC_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(map(str, _PATHS))}
+    environment = os.environ | {"DPC_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
