@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 PING_EVERY_S = 5.0
 # A notebook's kernel may hold the interpreter lock in one long computation; a dead TCP peer is known far sooner.
 SILENCE_S = 30.0
-# Beats without a word, a PING among what was not answered: it is dialled anew, if a request is open, beside the old link.
+# Beats without a word, not even to a PING: it is dialled anew, if a request is open, beside the old link.
 _SILENT_BEATS = 2
 # What outboxes put into one turn of the loop, about: an asker that comes back for many long answers gets them in turns.
 _TURN_BYTES = 256 * 1024
@@ -212,7 +212,7 @@ class Peer:
         self._loop.call_later(_REFUSED_LINGER_S, self._stream.abort)
 
     def close(self, reason: str, *, lost: bool = False) -> None:
-        """End the link in order, telling an extended peer why; `lost` if it has a better one by now, and goes on there."""
+        """End the link in order, telling an extended peer why; `lost` if it goes on over a better one."""
         if self.closed:
             return
         self.lost = lost

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from dpc_jupyter.errors import ConnectError, HandshakeError
+from dpc_jupyter.errors import ConnectError, HandshakeError, NobodyListens
 from dpc_jupyter.node.answer import AnswerStream
 from dpc_jupyter.node.directory import PeerUri
 from node.conftest import MakeNode
@@ -156,3 +156,12 @@ async def test_a_link_that_breaks_while_it_is_made_is_tried_again_and_a_refusal_
         monkeypatch.setattr(links, "_no_place_for", lambda peer: "No place for you.")
     with pytest.raises(ConnectError if whose == "the network" else HandshakeError):
         await asker.connect(str(host.uri))
+
+
+async def test_a_host_that_has_ended_is_known_to_have_at_all_of_its_addresses(make_node: MakeNode) -> None:
+    host, asker = await make_node("anna"), await make_node("bob")
+    for port in (1, 2):
+        uri = PeerUri("127.0.0.1", port, host.identity.node_id)
+        asker.directory.remember(host.identity.node_id, uri, "anna", "anna")
+    with pytest.raises(NobodyListens):
+        await asker.connect("anna")
