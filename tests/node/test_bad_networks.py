@@ -45,8 +45,9 @@ class BadWire:
         both = {writer, far_writer}
         self._writers |= both
         try:
-            with suppress(OSError):
-                await asyncio.gather(self._carry(reader, far_writer), self._carry(far_reader, writer))
+            carrying = self._carry(reader, far_writer), self._carry(far_reader, writer)
+            ends = await asyncio.gather(*carrying, return_exceptions=True)
+            assert not [end for end in ends if end is not None and not isinstance(end, OSError)], ends
         finally:
             self._writers -= both
             for each in both:
@@ -69,6 +70,8 @@ class BadWire:
                     writer.transport.abort()
                     return
                 for index in range(len(data)):
+                    if writer.transport.is_closing():  # cut
+                        return
                     writer.write(data[index : index + 1])
                     if index % 64 == 63:
                         await asyncio.sleep(0)
