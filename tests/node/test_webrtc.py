@@ -17,7 +17,7 @@ from transports.bad_network import ByteByByte, worsen
 from transports.signalling import Hub, needs_an_address, streams
 
 from dpc_jupyter.backends.llama_cpp import LlamaCpp
-from dpc_jupyter.errors import HandshakeError, PeerLost
+from dpc_jupyter.errors import ConnectError, HandshakeError, PeerLost
 from dpc_jupyter.node import links as links_module
 from dpc_jupyter.node import peer as peer_module
 from dpc_jupyter.node.core_service import CoreService
@@ -145,7 +145,7 @@ async def test_a_host_that_is_full_takes_no_more(
 ) -> None:
     monkeypatch.setattr(links_module, "STREAMS_LIMIT", 0)
     host, asker = await make_node("anna", StubEngine()), await make_node("bob")
-    with pytest.raises(HandshakeError, match="No link to"):
+    with pytest.raises(ConnectError, match="No link to"):
         await dial(asker, host, make_hub(asker, host))
     assert host._links._answerer.half_open == 0
 
