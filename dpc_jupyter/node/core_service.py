@@ -82,7 +82,7 @@ COME_BACK_S = 600.0
 # A hub takes 1,024 words an advert.
 _ADVERT_NODES, _ADVERT_MODELS = 256, 64
 # A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
-_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 3.0, 3.0
+_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
 
 if TYPE_CHECKING:
     from dpc_jupyter.hub.client import HubState
@@ -691,6 +691,22 @@ class CoreService:
             self.directory.note_lost(peer.node_id, f"disconnected: {reason}")
         self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
 
+    def peer_silent(self, peer: Peer) -> None:
+        """From the links: before it counts as gone, a request that is open tries another link."""
+        if self._requester.asks(peer):
+            self._spawn(self._go_around(peer))
+
+    async def _go_around(self, silent: Peer) -> None:
+        while silent.silent and not silent.closed and self._requester.asks(silent):
+            ways = self._ways_to(silent.node_id, _REDIAL_TIMEOUT_S)
+            with contextlib.suppress(DpcError):
+                async with self._reaching.setdefault(silent.node_id, asyncio.Lock()):
+                    newer, _ = await climb(ways)
+                if newer.session == silent.session:
+                    silent.close("it was silent, and a newer link is there", lost=True)
+                return
+            await asyncio.sleep(_REDIAL_LAST_S)
+
     async def _come_back(self, node_id: str, name: str, reason: str) -> None:
         """Get the link to a host back that requests wait for, or fail them once."""
         try:
@@ -701,8 +717,9 @@ class CoreService:
                 reraise=True,
             ):
                 with attempt:
-                    if (back := self._links.of(node_id)) is not None:
-                        self._requester.resume(back)
+                    for back in self._links.peers:
+                        if back.node_id == node_id:
+                            self._requester.resume(back)
                     if self._requester.waiting_for(node_id):
                         await self._try_to_come_back(node_id, name)
         except DpcError as error:

@@ -131,8 +131,10 @@ class Host:
         """A peer asks. Every request gets exactly one response, unless its link ends first."""
         key = (peer.node_id, request.request_id)
         # Request ids are idempotent: what is being answered, or was, is not run again.
-        if (serving := self._open.get(key)) is not None or self._finished(*key) is not None:
-            if serving is None or serving.peer is not peer:
+        if (serving := self._open.get(key) or self._finished(*key)) is not None:
+            if not serving.is_for(request):
+                self.refuse(peer, request.request_id, InvalidRequest("Invalid request: its id was another question's."))
+            elif serving.task is None or serving.peer is not peer:
                 self.resume(peer, request.request_id, 0)
             return
         if self._stopping:
@@ -198,7 +200,7 @@ class Host:
         for serving in self.servings:
             if serving.peer is peer:
                 if peer.lost and peer.resumes and serving.streams:
-                    serving.lost_at = time.monotonic()
+                    serving.is_away()
                 else:
                     self._stop(serving, PeerLost("The asker's connection ended."))
 
@@ -296,22 +298,20 @@ class Host:
                     await asyncio.sleep(0)
                     turn_began = now
                     if serving.streams:
-                        await self._room(serving.peer)
+                        await self._room(serving)
                     elif serving.pending_chars > LIMIT_BYTES:
                         raise InvalidRequest("The answer is too large for one message: ask for fewer tokens.")
         if serving.streams:
-            await self._room(serving.peer)
+            await self._room(serving)
         # Here and not in the callback, which runs a turn later: the last text and the response leave together.
         self._close(serving, serving.cause)
 
-    async def _room(self, peer: Peer) -> None:
-        if peer.has_room:
-            return
+    async def _room(self, serving: Serving) -> None:
         try:
             async with asyncio.timeout(READ_STALL_S):
-                await peer.room()
+                await serving.wait_for_room()
         except TimeoutError:
-            peer.abort("it does not read what it asks for")
+            serving.peer.abort("it does not read what it asks for")
 
     async def _resolve(self, peer: Peer, request: RemoteInferenceRequest) -> tuple[Backend, ModelInfo]:
         """The engine and model that would run, if this peer may use them (never the words of the request alone)."""
@@ -401,7 +401,7 @@ class Host:
         if serving.started_at is not None or self._may_note(peer.node_id):
             self._ledger.record(serving.entry(error))
         if serving.said and peer.resumes and not isinstance(error, RequestCancelled):
-            serving.request = RemoteInferenceRequest(request_id=serving.request.request_id)  # without the prompt
+            serving.let_go()
             self._kept.add(peer.node_id, serving)
 
     def _may_note(self, node_id: str) -> bool:

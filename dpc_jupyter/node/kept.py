@@ -8,9 +8,11 @@ from dpc_jupyter.node.serving import Serving
 
 # A kernel that was restarted is back within minutes. No answer outlives the host's process.
 KEEP_S = 600.0
-# Of one node: as many as a notebook has running at once, and room for the longest answer that MAX_TOKENS allows.
-KEEP_LIMIT = 8
-KEEP_LIMIT_CHARS = 1024 * 1024
+# Of one node: as many as a link may have open, and room for the longest answer that MAX_TOKENS allows.
+KEEP_LIMIT = 64
+KEEP_LIMIT_BYTES = 8 * 1024 * 1024
+# Its two strings, their tuple and its place in the list; an engine's chunk is often a token of three letters.
+_CHUNK_BYTES = 160
 
 
 class KeptAnswers:
@@ -30,9 +32,9 @@ class KeptAnswers:
         """Keep one; the oldest of its node make room."""
         kept = self._kept_of.setdefault(node_id, {})
         kept.pop(serving.request.request_id, None)
-        chars = sum(len(text) + len(thinking) for text, thinking in serving.said)
-        kept[serving.request.request_id] = (self._clock(), chars, serving)
-        while len(kept) > KEEP_LIMIT or sum(held for _, held, _ in kept.values()) > KEEP_LIMIT_CHARS:
+        size = sum(_CHUNK_BYTES + 2 * (len(text) + len(thinking)) for text, thinking in serving.said)
+        kept[serving.request.request_id] = (self._clock(), size, serving)
+        while len(kept) > KEEP_LIMIT or sum(held for _, held, _ in kept.values()) > KEEP_LIMIT_BYTES:
             del kept[next(iter(kept))]
         if not kept:
             del self._kept_of[node_id]

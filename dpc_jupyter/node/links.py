@@ -60,6 +60,9 @@ class Node(Protocol):
     def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
         """A message came."""
 
+    def peer_silent(self, peer: Peer, /) -> None:
+        """An open link says nothing; it may be gone."""
+
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         """An open link ended."""
 
@@ -100,7 +103,11 @@ class Links:
         return list(self._peers.values())
 
     def of(self, node_id: str) -> Peer | None:
-        """The link by which to ask a node: one that offers models before one that does not, then the newest."""
+        """The link by which to ask a node: one that offers models first, then one that we dialled, then the newest.
+
+        Two that dial each other at the same moment keep both links: each asks over its own, and goes on over the
+        other one's should its own break.
+        """
         links = [peer for peer in self._peers.values() if peer.node_id == node_id]
         return max(reversed(links), key=lambda peer: (bool(peer.offers), peer.outgoing), default=None)
 
@@ -296,10 +303,15 @@ class Links:
         """From a link."""
         self._node.peer_said(peer, message)
 
+    def peer_silent(self, peer: Peer) -> None:
+        """From a link."""
+        self._node.peer_silent(peer)
+
     def peer_closed(self, peer: Peer, reason: str) -> None:
         """From a link."""
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
-            waiting.set_exception(HandshakeError(f"No link to {peer.address}: {reason}"))
+            kind = ConnectError if peer.lost else HandshakeError  # a network that broke is no refusal
+            waiting.set_exception(kind(f"No link to {peer.address}: {reason}"))
         key = (peer.node_id, peer.session, peer.outgoing)
         if self._peers.get(key) is peer:
             del self._peers[key]

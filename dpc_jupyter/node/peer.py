@@ -19,6 +19,7 @@ from dpc_jupyter.protocol.messages import (
     ProviderInfo,
     ProvidersResponse,
     RelayPeer,
+    RelayPeers,
     RemoteInferenceChunk,
     RemoteInferenceResponse,
     RemoteInferenceStatus,
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 PING_EVERY_S = 5.0
 # A notebook's kernel may hold the interpreter lock in one long computation; a dead TCP peer is known far sooner.
 SILENCE_S = 30.0
+# Beats without a word, not even to a PING: it is dialled anew, if a request is open, beside the old link.
+_SILENT_BEATS = 2
+# What outboxes put into one turn of the loop, about: an asker that comes back for many long answers gets them in turns.
+_TURN_BYTES = 256 * 1024
 # Answers wait in their outboxes, not here: what piles up beyond this is replies that the peer asks for and never reads.
 UNSENT_LIMIT_BYTES = 4 * 1024 * 1024
 # So many bytes count as one frame more: parsing a hostile mebibyte takes as long as refusing 300 requests.
@@ -56,6 +61,9 @@ class Owner(Protocol):
 
     def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
         """A message came over an open link."""
+
+    def peer_silent(self, peer: Peer, /) -> None:
+        """It is open, and says nothing."""
 
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         """The link ended. Called once, for every link."""
@@ -111,8 +119,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._outboxes: dict[Outbox, None] = {}
         self._flush_due = False
-        self._has_room = asyncio.Event()
-        self._has_room.set()
+        self._has_room = True
         self._silent_beats = 0
         self._inbox: list[bytes] = []
         self._events: Iterator[Event] | None = None
@@ -178,14 +185,19 @@ class Peer:
         self._outboxes[outbox] = None
         self._schedule()
 
+    def forget(self, outbox: Outbox) -> None:
+        """It has moved to another link."""
+        self._outboxes.pop(outbox, None)
+
     @property
     def has_room(self) -> bool:
-        """Whether the peer keeps up with what is sent."""
-        return self._has_room.is_set()
+        """Whether the peer keeps up with what is sent; a link that has ended takes everything."""
+        return self._has_room
 
-    async def room(self) -> None:
-        """Wait until the peer keeps up; at once when the link has ended."""
-        await self._has_room.wait()
+    @property
+    def silent(self) -> bool:
+        """Whether it has said nothing for some time, and not answered a PING."""
+        return self._silent_beats >= _SILENT_BEATS
 
     def admit(self) -> None:
         """Server: let the authenticated peer in."""
@@ -200,11 +212,11 @@ class Peer:
         self._loop.call_later(_REFUSED_LINGER_S, self._stream.abort)
 
     def close(self, reason: str, *, lost: bool = False) -> None:
-        """End the link in order, telling an extended peer why; `lost` if it has a better one by now."""
+        """End the link in order, telling an extended peer why; `lost` if it goes on over a better one."""
         if self.closed:
             return
         self.lost = lost
-        if self.extended and self.node_id:
+        if self.extended and self.node_id and not lost:  # it might read a goodbye before it knows the better one
             with contextlib.suppress(LocalProtocolError):  # refused, or already said
                 self._connection.send(Goodbye(reason[:256]))
         self._hang_up(reason)
@@ -268,7 +280,7 @@ class Peer:
 
     def writable(self) -> None:
         """From the stream."""
-        self._has_room.set()
+        self._has_room = True
         self._schedule()
 
     def stream_closed(self, reason: str) -> None:
@@ -296,7 +308,7 @@ class Peer:
         self._inbox.clear()
         self._events = None
         self._outboxes.clear()
-        self._has_room.set()
+        self._has_room = True
         if self._timer is not None:
             self._timer.cancel()
         self._owner.peer_closed(self, reason)
@@ -305,8 +317,8 @@ class Peer:
 
     def _take(self, event: Event) -> None:
         if not (self.asked and isinstance(event, _ANSWERS)):
-            # A list of models costs by its length: each one is checked and cleaned.
-            self._spend(1.0 + len(event.providers) / 8 if isinstance(event, ProvidersResponse) else 1.0)
+            # A list of models or nodes costs by its length: each one is checked and cleaned.
+            self._spend(1.0 + _listed(event) / 8)
         if self.closed:
             return
         if isinstance(event, Authenticated):
@@ -352,6 +364,8 @@ class Peer:
         self._pinged_at = time.monotonic()
         self.send(Ping(self._pinged_at))
         self._timer = self._loop.call_later(PING_EVERY_S, self._keep_alive)
+        if self._silent_beats == _SILENT_BEATS:
+            self._owner.peer_silent(self)
 
     def _schedule(self) -> None:
         if not self._flush_due:
@@ -363,16 +377,25 @@ class Peer:
         if self.closed:
             return
         try:
-            if self._outboxes and self._has_room.is_set():
-                outboxes, self._outboxes = self._outboxes, {}
+            if self._outboxes and self._has_room:
+                outboxes, self._outboxes = iter(list(self._outboxes)), {}
                 for outbox in outboxes:
                     outbox.emit()
+                    if self._connection.unsent_bytes > _TURN_BYTES:
+                        break
+                self._outboxes = dict.fromkeys(outboxes) | self._outboxes  # who has not had a turn comes first
         finally:
             self._flush_due = False
-        if self._outboxes and self._has_room.is_set():
+        if self._outboxes and self._has_room:
             self._schedule()  # one of them has more than it may send in a turn
         data = self._connection.data_to_send()
         if data and not self._stream.write(data):
-            self._has_room.clear()
+            self._has_room = False
             if self._stream.unsent_bytes() > UNSENT_LIMIT_BYTES:
                 self.abort("it does not read what it asks for")
+
+
+def _listed(event: Event) -> int:
+    if isinstance(event, ProvidersResponse):
+        return len(event.providers)
+    return len(event.nodes) if isinstance(event, RelayPeers) else 0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import binascii
 import datetime as dt
 import secrets
 import socket
@@ -50,6 +49,7 @@ class _End:
         self.peer = peer
         self.relay_id = relay_id
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.over = ""
 
     def send_data(self, data: bytes) -> None:
         self.peer.send(RelayData(self.relay_id, base64.b64encode(data).decode()))
@@ -62,6 +62,7 @@ class _End:
 
     def is_over(self, reason: str) -> None:
         """The other side ended it."""
+        self.over = reason
         if self.tunnel is not None:
             self.tunnel.close(reason, tell=False)
         if not self.opened.done():
@@ -113,7 +114,8 @@ class Relays:
         self._ways: dict[tuple[Peer, str], _Way] = {}
         self._bytes_of = Counter[str]()
         self._day = dt.date.min
-        self._told: dict[Peer, tuple[RelayPeer, ...]] = {}
+        self._names: dict[str, str] = {}
+        self._told: dict[Peer, dict[str, str]] = {}  # from which names
         self._tasks: set[asyncio.Task[None]] = set()
 
     # As an end.
@@ -135,32 +137,38 @@ class Relays:
         try:
             async with asyncio.timeout(timeout_s):
                 await end.opened
-        except TimeoutError as error:
-            raise ConnectError(f"Nothing came back over {name} within {timeout_s:g} s.") from error
-        except ConnectError as error:
-            raise ConnectError(f"Not over {name}: {label(str(error), 300)}") from None
-        finally:
-            if not end.opened.done() or end.opened.cancelled() or end.opened.exception() is not None:
-                tunnel.close("not wanted any more")
-                sock.close()
+        except BaseException as error:
+            tunnel.close("not wanted any more")
+            sock.close()
+            if isinstance(error, TimeoutError):
+                raise ConnectError(f"Nothing came back over {name} within {timeout_s:g} s.") from error
+            if isinstance(error, ConnectError):
+                raise ConnectError(f"Not over {name}: {label(str(error), 300)}") from None
+            raise
         return sock
 
     async def _tunnel(self, end: _End) -> tuple[Tunnel, socket.socket]:
         key = (end.peer, end.relay_id)
-        self._ends[key] = end  # before the first wait: the id is taken
 
         def forget() -> None:
             self._ends.pop(key, None)
 
-        end.tunnel, sock = await open_tunnel(end, forget)
+        self._ends[key] = end
+        try:
+            end.tunnel, sock = await open_tunnel(end, forget)
+        except BaseException:
+            forget()
+            raise
         return end.tunnel, sock
 
-    async def _be_dialled(self, peer: Peer, relay_id: str) -> None:
-        end = _End(peer, relay_id)
-        end.opened.set_result(None)
-        _, sock = await self._tunnel(end)
-        peer.send(RelayOpened(relay_id))
-        self._accept(sock, peer)
+    async def _be_dialled(self, end: _End) -> None:
+        tunnel, sock = await self._tunnel(end)
+        if end.over:  # while it was made
+            tunnel.close(end.over, tell=False)
+            sock.close()
+            return
+        end.peer.send(RelayOpened(end.relay_id))
+        self._accept(sock, end.peer)
 
     # What peers say.
 
@@ -181,19 +189,19 @@ class Relays:
             self._pass_on(way, message)
 
     def _at_end(self, end: _End, message: RelayOpened | RelayData | RelayCredit | RelayClose) -> None:
-        if end.tunnel is None:
+        if isinstance(message, RelayClose):
+            end.is_over(message.reason or "it was closed")
+        elif end.tunnel is None:
             return  # nothing was opened yet: whoever speaks now is early
-        if isinstance(message, RelayOpened):
+        elif isinstance(message, RelayOpened):
             if not end.opened.done():
                 end.opened.set_result(None)
         elif isinstance(message, RelayCredit):
             end.tunnel.credit(message.count_bytes)
-        elif isinstance(message, RelayClose):
-            end.is_over(message.reason or "it was closed")
         else:
             try:
                 taken = end.tunnel.feed(base64.b64decode(message.data, validate=True))
-            except binascii.Error:
+            except ValueError:  # half of it binascii.Error, which is one
                 taken = False
             if not taken:
                 end.tunnel.close("more came than may, or something else")
@@ -205,7 +213,9 @@ class Relays:
             if peer.stranger or self._count(peer) >= STREAMS_LIMIT:
                 peer.send(RelayClose(message.relay_id, _NO))
             else:
-                self._spawn(self._be_dialled(peer, message.relay_id))
+                end = self._ends[peer, message.relay_id] = _End(peer, message.relay_id)  # counted from now on
+                end.opened.set_result(None)
+                self._spawn(self._be_dialled(end))
             return
         onward = self._onward(peer, message.target)
         if onward is None:
@@ -237,6 +247,9 @@ class Relays:
         other = way.other
         assert other is not None
         if isinstance(message, RelayData):
+            if not message.data.isascii():
+                self._end_way(way, "something else than ciphertext came")
+                return
             size = len(message.data) * 3 // 4 - message.data[-2:].count("=")
             way.may_come -= size
             self._bytes_of[way.opener] += size
@@ -300,13 +313,15 @@ class Relays:
         rules, now = self._rules(), dt.datetime.now(dt.UTC)
         links = [peer for peer in self._links() if peer.extended]
         allowed = {peer.node_id for peer in links if rules.may_relay(peer.node_id, now)}
-        names = {peer.node_id: self._name_of(peer) for peer in links if not peer.hops and peer.node_id in allowed}
+        names = {peer.node_id: self._name_of(peer)[:128] for peer in links if not peer.hops and peer.node_id in allowed}
+        if names != self._names:
+            self._names = names
         for peer in links:
-            others = [RelayPeer(node_id, name[:128]) for node_id, name in names.items() if node_id != peer.node_id]
-            nodes = tuple(others[:1024]) if peer.node_id in allowed else ()
-            if nodes != self._told.get(peer, ()):
-                self._told[peer] = nodes
-                peer.send(RelayPeers(nodes))
+            told = self._names if peer.node_id in allowed else {}
+            if told is not self._told.get(peer) and (told or self._told.get(peer)):
+                self._told[peer] = told
+                others = [RelayPeer(node_id, name) for node_id, name in told.items() if node_id != peer.node_id]
+                peer.send(RelayPeers(tuple(others[:1024])))
 
     async def stop(self) -> None:
         """End everything."""

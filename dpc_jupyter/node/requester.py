@@ -194,6 +194,10 @@ class Requester:
         for held in self._waiting_for(node_id):
             held.stream.wait_for_link(label(note, 256))
 
+    def asks(self, peer: Peer) -> bool:
+        """Whether a request is open over this link that could go on over another."""
+        return peer.resumes and any(held.peer is peer for held in self._pending_inference_requests.values())
+
     def waiting_for(self, node_id: str) -> bool:
         """Whether a request waits for its host to come back."""
         return any(self._waiting_for(node_id))
@@ -207,7 +211,14 @@ class Requester:
         for request_id in self._to_cancel.pop(peer.node_id, ()) if peer.extended else ():
             peer.send(RemoteInferenceCancel(request_id))
         for held in self._waiting_for(peer.node_id):
+            if not peer.outgoing and peer.session != held.peer.session:
+                continue  # another of that user's processes
+            if not peer.resumes:
+                held.stream.fail(lost(held.stream.host_name, "it came back as a node that cannot go on"))
+                continue
             held.peer, peer.asked = peer, True
+            # A host that has never heard of it, because the link broke before, is asked: ids are idempotent.
+            held.asks_anew = not held.next_index and bool(held.stream.request.messages)
             peer.send(RemoteInferenceResume(held.stream.request.request_id, held.next_index))
             held.stream.link_is_back()
 

@@ -45,6 +45,10 @@ class Serving:
         The chunks so far, text and thinking: an asker that comes back has some of them.
     next_index : int
         The first of them that has not been sent over this link.
+    room : asyncio.Event
+        Cleared by whoever waits until the peer keeps up, or is away.
+    fingerprint : int or None
+        Of what was asked, once the prompt itself is not kept any more.
     """
 
     peer: Peer
@@ -70,6 +74,8 @@ class Serving:
     next_index: int = 0
     said: list[tuple[str, str]] = field(default_factory=list)
     lost_at: float | None = None
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    fingerprint: int | None = None
     outcome: RemoteInferenceResponse | None = None
     unsaid: RemoteInferenceResponse | None = None
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
@@ -94,6 +100,7 @@ class Serving:
 
     def emit(self) -> None:
         """One chunk of all that has come since the last; several if there is more than a frame holds."""
+        self.room.set()
         text, thinking = "".join(self.text), "".join(self.thinking)
         if self.news is not None and not self.pending_chars:
             self.peer.send(self.news)
@@ -123,15 +130,37 @@ class Serving:
 
     def attach(self, peer: Peer, next_index: int) -> None:
         """Its asker is back, on another link, and has the chunks before `next_index`."""
+        self.peer.forget(self)
         self.peer, self.next_index, self.lost_at = peer, next_index, None
         self.news = None if self.said else self.told
         self.unsaid = self.outcome
         self._ask_for_room()
 
+    def is_for(self, request: RemoteInferenceRequest) -> bool:
+        """Whether this very question is answered here."""
+        return self.request == request if self.fingerprint is None else self.fingerprint == hash(request)
+
+    def let_go(self) -> None:
+        """Keep what was said, without the prompt."""
+        self.fingerprint = hash(self.request)
+        self.request = RemoteInferenceRequest(request_id=self.request.request_id)
+
     def close(self, outcome: RemoteInferenceResponse) -> None:
         """Say the last word, behind all that is not sent yet."""
         self.outcome = self.unsaid = outcome
         self.emit()
+
+    async def wait_for_room(self) -> None:
+        """Until the asker keeps up, over whatever link it is reached by then; at once while it is away."""
+        if not self.peer.has_room:
+            self.room.clear()
+            self._ask_for_room()
+            await self.room.wait()
+
+    def is_away(self) -> None:
+        """The link broke, and the asker may come back: the engine goes on."""
+        self.lost_at = time.monotonic()
+        self.room.set()
 
     def _ask_for_room(self) -> None:
         if not self.peer.closed:

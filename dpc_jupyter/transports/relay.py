@@ -11,8 +11,9 @@ import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
-# So much may be under way in one direction before the other end has read it; as TLS_WRITE_HIGH, and HTTP/2's usual.
-WINDOW_BYTES = 256 * 1024
+# So much may be under way in one direction before the other end has read it. HTTP/2 begins with half of it. All streams
+# of a link together, in base64, stay under what a link may hold unsent, or one that reads slowly would end it.
+WINDOW_BYTES = 128 * 1024
 # In base64, with its frame, well under what a WebRTC message may hold.
 PIECE_BYTES = 24 * 1024
 
@@ -122,5 +123,10 @@ async def open_tunnel(carrier: Carrier, ended: Callable[[], None]) -> tuple[Tunn
     for sock in (ours, theirs):
         sock.setblocking(False)
     tunnel = Tunnel(carrier, ended)
-    await loop.connect_accepted_socket(lambda: tunnel, ours)
+    try:
+        await loop.connect_accepted_socket(lambda: tunnel, ours)
+    except BaseException:
+        ours.close()
+        theirs.close()
+        raise
     return tunnel, theirs

@@ -122,7 +122,7 @@ class TlsStream(asyncio.Protocol):
         """From asyncio."""
         self._ended = "the peer closed the connection" if error is None else f"the connection broke ({error})"
         # They hold each other: without this both, and their buffers, would wait for the garbage collector.
-        receiver, self._receiver = self._receiver, None
+        receiver, self._receiver, self._transport = self._receiver, None, None
         if receiver is not None:
             receiver.stream_closed(self._ended)
 

@@ -15,7 +15,7 @@ import pytest
 from dpc_jupyter.errors import AccessDenied, AnswerGone, ConnectError, InvalidRequest, PeerLost, RequestCancelled
 from dpc_jupyter.node.answer import AnswerStream
 from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.kept import KEEP_LIMIT, KEEP_LIMIT_CHARS, KEEP_S, KeptAnswers
+from dpc_jupyter.node.kept import KEEP_LIMIT, KEEP_LIMIT_BYTES, KEEP_S, KeptAnswers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation
 from dpc_jupyter.node.serving import Serving
@@ -237,9 +237,9 @@ def test_kept_answers_are_bounded_by_number_size_and_time() -> None:
         keep("bob", number)
     keep("carol", 0)
     assert kept.get("bob", "1") is None and kept.get("bob", "2") is not None and kept.get("carol", "0") is not None
-    keep("bob", 99, KEEP_LIMIT_CHARS)
+    keep("bob", 99, KEEP_LIMIT_BYTES // 2 - 100)
     assert [number for number in range(100) if kept.get("bob", str(number))] == [99]
-    keep("bob", 100, KEEP_LIMIT_CHARS + 1)
+    keep("bob", 100, KEEP_LIMIT_BYTES // 2)
     assert kept.get("bob", "99") is None and kept.get("bob", "100") is None
     now[0] = KEEP_S + 1
     kept.expire()

@@ -17,7 +17,7 @@ from transports.bad_network import ByteByByte, worsen
 from transports.signalling import Hub, needs_an_address, streams
 
 from dpc_jupyter.backends.llama_cpp import LlamaCpp
-from dpc_jupyter.errors import HandshakeError, PeerLost
+from dpc_jupyter.errors import ConnectError, HandshakeError, PeerLost
 from dpc_jupyter.node import links as links_module
 from dpc_jupyter.node import peer as peer_module
 from dpc_jupyter.node.core_service import CoreService
@@ -28,7 +28,7 @@ from dpc_jupyter.transports.base import ByteStream
 from dpc_jupyter.transports.ice import IceConfig
 from dpc_jupyter.transports.webrtc import Payload
 from node.conftest import MakeHome, MakeNode
-from node.processes import _PATHS, share_with
+from node.processes import PATHS, share_with
 from node.stub import StubEngine
 from node.waiting import PATIENCE_S, until
 
@@ -145,7 +145,7 @@ async def test_a_host_that_is_full_takes_no_more(
 ) -> None:
     monkeypatch.setattr(links_module, "STREAMS_LIMIT", 0)
     host, asker = await make_node("anna", StubEngine()), await make_node("bob")
-    with pytest.raises(HandshakeError, match="No link to"):
+    with pytest.raises(ConnectError, match="No link to"):
         await dial(asker, host, make_hub(asker, host))
     assert host._links._answerer.half_open == 0
 
@@ -173,7 +173,7 @@ async def test_a_host_in_another_process_answers_and_its_sudden_end_is_known_by_
     monkeypatch.setattr(peer_module, "SILENCE_S", 1.0)
     asker, home = await make_node("bob"), make_home("far")
     share_with(home, asker.identity.node_id)
-    environment = os.environ | {"DPC_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(map(str, _PATHS))}
+    environment = os.environ | {"DPC_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
