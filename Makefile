@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := dpc_jupyter tests benchmarks hatch_build.py
 
-.PHONY: demo test check bench lab clean screenshots notebooks
+.PHONY: demo demo-hub test check bench lab clean screenshots notebooks
 
 # What the JupyterLab extension is built from; hatch_build.py builds it where it is older.
 FACE := hatch_build.py $(shell find labextension/*.json labextension/src labextension/schema labextension/style dpc_jupyter/jupyter/widgets -type f ! -name '*.py*')
@@ -19,7 +19,12 @@ FACE := hatch_build.py $(shell find labextension/*.json labextension/src labexte
 
 .venv/.test: .venv/.base
 	@echo "installing what the tests need ..."
-	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group test
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[hub]' --group test
+	@touch $@
+
+.venv/.hub: .venv/.base
+	@echo "installing what a hub needs ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[hub]'
 	@touch $@
 
 .venv/.lab: .venv/.base
@@ -35,8 +40,21 @@ FACE := hatch_build.py $(shell find labextension/*.json labextension/src labexte
 	} >/dev/null 2>&1 || echo "no browser could be installed"
 	@touch $@
 
+# The hub's tests start a Redis and a PostgreSQL of their own. Root of a container gets them from Debian; where systemd runs they
+# are not installed, because that would also start them; and without them the tests say that they did not run.
+.venv/.services: .venv/.test
+	@found() { command -v redis-server && { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }; }; found >/dev/null || { \
+	  test "$$(id -u)" = 0 && test ! -d /run/systemd/system && command -v apt-get && \
+	  echo "installing Redis and PostgreSQL for the hub's tests ..." >&2 && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server postgresql; \
+	} >/dev/null && found >/dev/null || echo "Redis and PostgreSQL could not be installed: hubs of several processes will NOT be tested"
+	@touch $@
+
 demo: .venv/.base  ## a host in one process, a notebook in another, an answer between them
 	@$(BIN)/dpc-jupyter demo
+
+demo-hub: .venv/.hub  ## a host without a port and an asker in networks of their own, who meet over a hub by WebRTC
+	@$(BIN)/dpc-jupyter demo --hub
 
 lab: .venv/.lab  ## JupyterLab beside a running demo host
 	@$(BIN)/dpc-jupyter demo --lab
@@ -47,7 +65,7 @@ check: .venv/.test  ## lint and types only
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: check .venv/.browser  ## everything, within 15 minutes
+test: check .venv/.browser .venv/.services  ## everything, within 15 minutes
 	@if command -v npm >/dev/null; then npm test --prefix labextension; else echo "no npm: the extension's own tests did NOT run"; fi
 	$(BIN)/python -m pytest
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 from rich.console import Console
 
-from benchmarks import face, memory, rows, scenarios
+from benchmarks import face, hub, memory, reach, rows, scenarios, webrtc
 from benchmarks.processes import Processes
 from benchmarks.rows import Row
 from benchmarks.setting import IN_FRONT, LITELLM, NGINX, SSH, Setting, prepare
@@ -34,6 +34,11 @@ _SCENARIOS: dict[str, tuple[Callable[[Setting], Awaitable[list[Row]]], frozenset
     "kernel": (memory.kernel, frozenset()),
     "idle-peer": (memory.idle_peer, frozenset()),
     "face": (face.face, frozenset()),
+    "webrtc": (webrtc.webrtc, frozenset()),
+    "relay": (reach.relay, frozenset()),
+    "resume": (reach.resume, frozenset()),
+    "ladder": (reach.ladder, frozenset()),
+    "hub": (hub.hub, frozenset()),
 }
 
 

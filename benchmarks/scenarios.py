@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
 
-from benchmarks.measure import Sample, cpu_s, interleave, median, median_ratio, percentile
+from benchmarks.measure import Sample, cpu_s, interleave, median, percentile
 from benchmarks.peers.base import Asker
 from benchmarks.peers.echo import EchoClient
-from benchmarks.rows import Row, missing, row
+from benchmarks.rows import Row
 from benchmarks.setting import ECHO, FLOOR, HTTP, IN_FRONT, LITELLM, NGINX, OURS, SSH, Setting
-from benchmarks.stub import MODEL_ONE_SLOT, TOKEN_CHARS, made_at, now_ns
+from benchmarks.stub import MODEL_ONE_SLOT, made_at, now_ns
+from benchmarks.timing import first_token_us, latency_us, p50_us, rows_against, tokens_per_s
 
 _TOKENS_PER_S = 100
 _STREAMS = 256
@@ -31,13 +32,13 @@ async def request(setting: Setting) -> list[Row]:
     found = await interleave(
         rounds,
         {
-            OURS: lambda: _p50_us(one_token, count),
+            OURS: lambda: p50_us(one_token, count),
             ECHO: lambda: setting.asyncio_echo("request", count),
-            FLOOR: lambda: _p50_us(echo.round_trip, count),
+            FLOOR: lambda: p50_us(echo.round_trip, count),
         },
     )
     echo.close()
-    return _rows("request p50, engine in process", "µs", found, "p50", [(OURS, ECHO, "<= 3"), (OURS, FLOOR, "")])
+    return rows_against("request p50, engine in process", "µs", found, "p50", [(OURS, ECHO, "<= 3"), (OURS, FLOOR, "")])
 
 
 async def first_token(setting: Setting) -> list[Row]:
@@ -46,12 +47,12 @@ async def first_token(setting: Setting) -> list[Row]:
 
     def contender(name: str) -> Callable[[], Awaitable[Sample]]:
         count = 5 if setting.quick else 15 if name == LITELLM else 100
-        return lambda: _first_token_us(setting.askers[name], count)
+        return lambda: first_token_us(setting.askers[name], count)
 
     found = await interleave(2 if setting.quick else 9, {name: contender(name) for name in names})
     return [
-        *_rows("added time to first token, engine in process", "µs", found, "p50", [(OURS, HTTP, "<= 1.0")]),
-        *_rows(
+        *rows_against("added time to first token, engine in process", "µs", found, "p50", [(OURS, HTTP, "<= 1.0")]),
+        *rows_against(
             "added time to first token, our host in front of an HTTP engine",
             "µs",
             found,
@@ -67,12 +68,12 @@ async def throughput(setting: Setting) -> list[Row]:
 
     def contender(name: str) -> Callable[[], Awaitable[Sample]]:
         count = counts[name] // 20 if setting.quick else counts[name]
-        return lambda: _tokens_per_s(setting.askers[name], count)
+        return lambda: tokens_per_s(setting.askers[name], count)
 
     names = [name for name in counts if name in setting.askers]
     found = await interleave(2 if setting.quick else 7, {name: contender(name) for name in names})
     against = [(OURS, NGINX, ">= 1.5"), (OURS, LITELLM, ">= 50"), (OURS, HTTP, "")]
-    return _rows("streamed tokens/s, one connection", "1/s", found, "tokens_per_s", against)
+    return rows_against("streamed tokens/s, one connection", "1/s", found, "tokens_per_s", against)
 
 
 async def token_latency(setting: Setting) -> list[Row]:
@@ -81,13 +82,13 @@ async def token_latency(setting: Setting) -> list[Row]:
     names = [name for name in (OURS, HTTP, NGINX, SSH) if name in setting.askers]
 
     def contender(name: str) -> Callable[[], Awaitable[Sample]]:
-        return lambda: _latency_us(setting.askers[name], count, _TOKENS_PER_S)
+        return lambda: latency_us(setting.askers[name], count, _TOKENS_PER_S)
 
     found = await interleave(2 if setting.quick else 6, {name: contender(name) for name in names})
     pace = f"at {_TOKENS_PER_S} tokens/s"
     return [
-        *_rows(f"latency a token {pace}, p50", "µs", found, "p50", [(OURS, NGINX, "<= 1.0"), (OURS, HTTP, "")]),
-        *_rows(
+        *rows_against(f"latency a token {pace}, p50", "µs", found, "p50", [(OURS, NGINX, "<= 1.0"), (OURS, HTTP, "")]),
+        *rows_against(
             f"latency a token {pace}, p99",
             "µs",
             found,
@@ -112,9 +113,11 @@ async def streams(setting: Setting) -> list[Row]:
         )
         wanted = per_s == _TOKENS_PER_S or setting.quick
         name = f"{many} streams at {per_s} tokens/s"
-        rows += _rows(f"{name}, p99", "ms", found, "p99_ms", [(OURS, HTTP, "<= 0.5" if wanted else "")])
-        rows += _rows(f"{name}, host CPU a token", "µs", found, "cpu_us", [(OURS, HTTP, "<= 0.7" if wanted else "")])
-        rows += _rows(f"{name}, tokens/s that arrived", "1/s", found, "per_s", [(OURS, HTTP, "")])
+        rows += rows_against(f"{name}, p99", "ms", found, "p99_ms", [(OURS, HTTP, "<= 0.5" if wanted else "")])
+        rows += rows_against(
+            f"{name}, host CPU a token", "µs", found, "cpu_us", [(OURS, HTTP, "<= 0.7" if wanted else "")]
+        )
+        rows += rows_against(f"{name}, tokens/s that arrived", "1/s", found, "per_s", [(OURS, HTTP, "")])
         slow = [
             f"{who} ({median(found[who], 'per_s'):,.0f} of {many * per_s:,} tokens/s)"
             for who in found
@@ -148,13 +151,15 @@ async def connect(setting: Setting) -> list[Row]:
     found = await interleave(
         rounds,
         {
-            OURS: lambda: _p50_us(ours, count, before=setting.ours.disconnect),
+            OURS: lambda: p50_us(ours, count, before=setting.ours.disconnect),
             ECHO: lambda: setting.asyncio_echo("connect", count),
-            FLOOR: lambda: _p50_us(floor, count, before=hang_up),
+            FLOOR: lambda: p50_us(floor, count, before=hang_up),
         },
     )
     await hang_up()
-    return _rows("connect to first reply (RSA-2048)", "µs", found, "p50", [(OURS, ECHO, "<= 2.5"), (OURS, FLOOR, "")])
+    return rows_against(
+        "connect to first reply (RSA-2048)", "µs", found, "p50", [(OURS, ECHO, "<= 2.5"), (OURS, FLOOR, "")]
+    )
 
 
 async def interrupt(setting: Setting) -> list[Row]:
@@ -180,64 +185,8 @@ async def interrupt(setting: Setting) -> list[Row]:
     async def interrupts() -> Sample:
         return {"p50": percentile([await once() for _ in range(count)], 50)}
 
-    found = await interleave(rounds, {OURS: interrupts, "request p50": lambda: _p50_us(one_token, 20 * count)})
-    return _rows("interrupt to slot free", "µs", found, "p50", [(OURS, "request p50", "<= 20")])
-
-
-def _rows(
-    metric: str, unit: str, found: dict[str, list[Sample]], key: str, against: Sequence[tuple[str, str, str]]
-) -> list[Row]:
-    rows = []
-    for ours, peer, target in against:
-        if peer not in found:
-            rows.append(missing(metric, unit, target, peer))
-            continue
-        mine, theirs = found[ours], found[peer]
-        ratio = median_ratio(mine, theirs, key)
-        rows.append(row(metric, unit, median(mine, key), target, peer=median(theirs, key), peer_name=peer, ratio=ratio))
-    return rows
-
-
-async def _p50_us(
-    act: Callable[[], Awaitable[None]], count: int, before: Callable[[], Awaitable[None]] | None = None
-) -> Sample:
-    taken = []
-    for _ in range(count):
-        if before is not None:
-            await before()
-        began = now_ns()
-        await act()
-        taken.append((now_ns() - began) / 1000)
-    return {"p50": percentile(taken, 50)}
-
-
-async def _first_token_us(asker: Asker, count: int) -> Sample:
-    taken = []
-    for _ in range(count):
-        began, first = now_ns(), 0
-        async for _ in asker.ask(16):
-            first = first or now_ns()
-        taken.append((first - began) / 1000)
-    return {"p50": percentile(taken, 50)}
-
-
-async def _tokens_per_s(asker: Asker, count: int) -> Sample:
-    began, chars = now_ns(), 0
-    async for text in asker.ask(count):
-        chars += len(text)
-    if chars != count * TOKEN_CHARS:
-        raise RuntimeError(f"{asker.name} lost tokens: {chars / TOKEN_CHARS:g} of {count}")
-    return {"tokens_per_s": count / ((now_ns() - began) / 1e9)}
-
-
-async def _latency_us(asker: Asker, count: int, per_s: int) -> Sample:
-    found: list[float] = []
-    async for text in asker.ask(count, per_s):
-        now = now_ns()
-        found += [(now - made) / 1000 for made in made_at(text)]
-    if len(found) != count:
-        raise RuntimeError(f"{asker.name} lost tokens: {len(found)} of {count}")
-    return {"p50": percentile(found, 50), "p99": percentile(found, 99)}
+    found = await interleave(rounds, {OURS: interrupts, "request p50": lambda: p50_us(one_token, 20 * count)})
+    return rows_against("interrupt to slot free", "µs", found, "p50", [(OURS, "request p50", "<= 20")])
 
 
 class _Crowd:

@@ -68,6 +68,18 @@ class ConnectError(DpcError):
     code = "connect"
 
 
+class NobodyListens(ConnectError):
+    """The machine answers, and no node does: one that was there has ended."""
+
+    code = "refused"
+
+
+class InvitationError(DpcError):
+    """An invitation cannot be made, read or used."""
+
+    code = "invitation"
+
+
 class PeerNotConnected(DpcError):
     """The chosen compute host is not linked to this node."""
 
@@ -114,6 +126,12 @@ class InvalidRequest(InferenceError):
     """The request itself is wrong: an unknown option, an empty prompt, an image given as a path."""
 
     code = "invalid"
+
+
+class AnswerGone(InferenceError):
+    """The host holds no such request, or no more: it was restarted, or too much time has passed."""
+
+    code = "gone"
 
 
 class BackendError(InferenceError):

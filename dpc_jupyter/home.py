@@ -20,6 +20,8 @@ PENDING_LIMIT = 100
 PENDING_EVERY_S = 60.0
 _LOCK_TIMEOUT_S = 10.0
 _ACCESS, _PROVIDERS, _PEERS, _PENDING = ".dpc_access.json", "providers.json", "peers.json", "pending.json"
+_ASKED, _INVITATIONS, _LISTENING = "asked.json", "invitations.json", "listening.json"
+_NETWORK = "network.json"
 _IDENTITY = ("node.key", "node.crt", "node.id")
 _NEW_ACCESS: Document = {
     "_comment": "Who may use this machine's models. Saved edits take effect at once; so does %dpc_firewall.",
@@ -57,6 +59,7 @@ class Home:
         self.models_folder = self.path / "models"
         self.ledger_path = self.path / "ledger.sqlite3"
         self.access_path = self.path / _ACCESS
+        self.network_path = self.path / _NETWORK
         self._lock = filelock.FileLock(self.path / ".lock", timeout=_LOCK_TIMEOUT_S, mode=0o600)
 
     @classmethod
@@ -73,7 +76,7 @@ class Home:
             One is missing, damaged, or the key is open to others: peers trust this identity, so it is never
             replaced silently.
         """
-        with self._locked():
+        with self.locked():
             try:
                 parts = [self._read_bytes(name) for name in _IDENTITY]
             except ConfigError as error:
@@ -125,7 +128,7 @@ class Home:
         ConfigError
             The file is invalid (it stays as it is, for its owner to mend), or `change` would make it so.
         """
-        with self._locked():
+        with self.locked():
             text = dumps(change(self.access_document()))
             rules = Rules.parse(text)
             self._write_bytes(_ACCESS, _encoded(text))
@@ -143,6 +146,16 @@ class Home:
         text = self._read_text(_PROVIDERS)
         return None if text is None else self._placed(_PROVIDERS, parse_json, text)
 
+    def read_network(self) -> Document | None:
+        """What ``network.json`` holds, None without one; raises as `access_document`."""
+        text = self._read_text(_NETWORK)
+        return None if text is None else self._placed(_NETWORK, parse_json, text)
+
+    def edit_network(self, change: Change) -> None:
+        """Replace ``network.json`` by what `change` makes of it; raises as `access_document`."""
+        with self.locked():
+            self._write_bytes(_NETWORK, _encoded(dumps(change(self.read_network() or {}))))
+
     def read_peers(self) -> dict[str, Document]:
         """Known peers: node id to ``{"name", "uri", "last_seen"}``; raises as `access_document`."""
         return self._read_entries(_PEERS)
@@ -150,6 +163,30 @@ class Home:
     def edit_peers(self, change: Change) -> dict[str, Document]:
         """Replace ``peers.json`` by what `change` makes of it; raises as `access_document`."""
         return self._edit_entries(_PEERS, change)
+
+    def read_asked(self) -> dict[str, Document]:
+        """Open requests of this user's processes: request id to what `node.unfinished` keeps; raises as `pending`."""
+        return self._read_entries(_ASKED)
+
+    def edit_asked(self, change: Change) -> dict[str, Document]:
+        """Replace ``asked.json`` by what `change` makes of it; raises as `pending`."""
+        return self._edit_entries(_ASKED, change)
+
+    def read_invitations(self) -> dict[str, Document]:
+        """Invitations by their id, with their secrets: what `node.invitations` keeps; raises as `pending`."""
+        return self._read_entries(_INVITATIONS)
+
+    def edit_invitations(self, change: Change) -> dict[str, Document]:
+        """Replace ``invitations.json`` by what `change` makes of it; raises as `pending`."""
+        return self._edit_entries(_INVITATIONS, change)
+
+    def read_listening(self) -> dict[str, Document]:
+        """Where the nodes of this home listen, by session: what `node.whereabouts` keeps; raises as `pending`."""
+        return self._read_entries(_LISTENING)
+
+    def edit_listening(self, change: Change) -> dict[str, Document]:
+        """Replace ``listening.json`` by what `change` makes of it; raises as `pending`."""
+        return self._edit_entries(_LISTENING, change)
 
     def pending(self) -> dict[str, Document]:
         """Refused strangers, oldest first: node id to ``{"name", "model", "when"}``; raises as `access_document`."""
@@ -196,7 +233,8 @@ class Home:
         return Watch(self.path / _ACCESS, self.path / _PROVIDERS)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
+        """Keep every other process and thread from editing this folder; edits inside of it are made as ever."""
         try:
             self.path.mkdir(0o700, parents=True, exist_ok=True)
             if stat.S_IMODE(self.path.stat().st_mode) != 0o700:
@@ -258,7 +296,7 @@ class Home:
         return {key: entry for key, entry in entries.items() if isinstance(entry, dict)}
 
     def _edit_entries(self, name: str, change: Change) -> dict[str, Document]:
-        with self._locked():
+        with self.locked():
             entries = change(self._read_entries(name))
             self._write_bytes(name, _encoded(dumps(entries)))
             return entries

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,9 @@ from dpc_jupyter.firewall import Rules
 from dpc_jupyter.firewall.grants import Models
 from dpc_jupyter.ledger import Entry, Usage
 from dpc_jupyter.node.answer import Answer
+from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.node.status import InvitationStatus, JoinedHost, PeerStatus
+from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import Options, ProviderInfo, RemoteInferenceStatus
 from dpc_jupyter.sanitize import is_word, label
 
@@ -82,6 +85,23 @@ def model_row(model: ProviderInfo) -> tuple[str, str, str, str, str]:
     window = "" if model.context_window is None else f"{model.context_window // 1024 or 1}k"
     warm = {True: "warm", False: "cold", None: ""}[model.warm]
     return model_name(model), label(model.alias), window, "vision" if model.supports_vision else "", warm
+
+
+def reached(peer: PeerStatus) -> str:
+    """How a peer is linked: ``by WebRTC``, ``over rita``, ``by TLS at 192.0.2.7:8889``."""
+    if peer.via:
+        return f"over {label(' and '.join(peer.via))}"
+    return f"by {peer.kind}" if peer.kind == "WebRTC" else f"by {peer.kind} at {peer.address}"
+
+
+def tried(attempts: Sequence[Attempt]) -> str:
+    """What was tried beside the way that won: ``TLS at 192.0.2.7:8889 (Nothing listens …)``; empty for nothing."""
+    won = next((place for place, attempt in enumerate(attempts) if attempt.won), 0)
+    return "; ".join(
+        f"{label(each.way)} ({label(each.error.partition('. ')[0].rstrip('.'), 200) or 'no answer yet'})"
+        for place, each in enumerate(attempts)
+        if each.error or place < won
+    )
 
 
 MODEL_HEAD = ("Model", "Provider", "Context", "Vision", "Loaded")
@@ -223,6 +243,17 @@ def sharing(rules: Rules) -> str:
     return f"{off} It is paused, too." if rules.paused else off
 
 
+def relaying(rules: Rules, now: datetime) -> str:
+    """Whether this node carries streams between its peers, and between whom."""
+    if not rules.relay.enabled:
+        return "It relays for nobody. %dpc_firewall relay on lets it connect those whom you let in to each other."
+    ids = rules.let_in(now) if rules.relay.nodes is None else sorted(rules.relay.nodes)
+    names = _some(rules.name_of(node_id) for node_id in ids)
+    whom = f"between {names}" if len(ids) > 1 else "between those that you let in, of whom there must be two"
+    each = f"for each {rules.relay.sessions} links at once and {rules.relay.bytes_per_day >> 20:,} MB a day"
+    return f"It relays {whom}, {each}: encrypted end to end, it cannot read them."
+
+
 def let_in(rules: Rules, now: datetime) -> list[tuple[str, str, str, str, str]]:
     """Name, node id, models, own limits and end date of all whom the access file lists, sharing or not."""
     document = rules.document
@@ -275,6 +306,67 @@ def allowed(rules: Rules, now: datetime, node_id: str, named: Sequence[str] = ()
     return f"{node_id} is not let in."
 
 
+def several(typed: Iterable[str]) -> tuple[str, ...]:
+    """Names as people type lists of them, with commas or one by one."""
+    return tuple(name.strip() for each in typed for name in each.split(",") if name.strip())
+
+
+def invited(made: InvitationStatus, rules: Rules) -> list[str]:
+    """What an owner should know of a new invitation: what stands before its line, then what it gives, then the rest."""
+    name = label(made.name, 128)
+    models = label(", ".join(made.models), 200) or ("what its group may" if made.group else "all models")
+    sentences = [
+        f"Send this line to {name} and to nobody else. It works once, until {day(made.valid_until)}:",
+        f"{name} may then use {models}, {permission(made.expires)}"
+        + (f", with {label(', '.join(made.limits), 200)}." if made.limits else "."),
+    ]
+    if not rules.enabled:
+        sentences.append("Sharing is off: who joins can ask once it is on. %dpc_firewall on turns it on.")
+    return sentences
+
+
+def permission(expires: str | None) -> str:
+    """How long an invitation's permission holds: ``for 7d from joining``."""
+    if expires is None or expires == "never":
+        return "without an end"
+    return f"until {label(expires)}" if expires[:4].isdigit() else f"for {label(expires)} from joining"
+
+
+def day(unix_s: float) -> str:
+    """``2027-01-31 18:00 UTC``."""
+    return f"{datetime.fromtimestamp(unix_s, UTC):%Y-%m-%d %H:%M} UTC"
+
+
+INVITATION_HEAD = ("For", "State", "Models", "Permission", "Line until", "Invitation")
+
+
+def invitation_rows(invitations: Iterable[InvitationStatus], rules: Rules) -> list[tuple[str, ...]]:
+    """Invitations and what became of them, the newest first."""
+    return [
+        (
+            label(each.name, 128),
+            f"used by {label(rules.name_of(each.used_by))}" if each.used_by else each.state,
+            label(", ".join(each.models), 200) or (f"group {label(each.group)}" if each.group else "all"),
+            permission(each.expires),
+            day(each.valid_until),
+            each.invite_id,
+        )
+        for each in reversed(list(invitations))
+    ]
+
+
+def joined_host(joined: JoinedHost) -> list[str]:
+    """What a joiner should know: who let her in as whom, what she may use there, and how."""
+    host, name = joined.host, label(joined.host.name)
+    word = name if is_word(name) else host.node_id
+    sentences = [f"Joined {name} ({host.node_id}): its owner calls you {label(joined.known_as) or 'by your node id'}."]
+    if host.models:
+        return [*sentences, offered(name, host.models, ""), f"Ask it: %dpc_ask -H {word} Hello"]
+    if not joined.sharing:
+        return [*sentences, "Its owner has turned sharing off for now; once it is on, its models come by themselves."]
+    return [*sentences, "It has no model for you now; once it has one, it comes by itself."]
+
+
 def doubts(before: Mapping[str, Any], models: Sequence[str], group: str | None, here: Sequence[str]) -> list[str]:
     """What of a permission looks misspelt, though it may be meant: engines can be down, and groups new.
 
@@ -303,6 +395,14 @@ def doubts(before: Mapping[str, Any], models: Sequence[str], group: str | None, 
 def _of_groups(document: Mapping[str, Any], groups: Iterable[str]) -> list[str]:
     terms = [document.get("groups", {}).get(group, {}).get("allowed_models") or [] for group in groups]
     return [] if [] in terms else [pattern for patterns in terms for pattern in patterns]
+
+
+UNFINISHED_HEAD = ("Host", "Model", "Asked", "Request")
+
+
+def unfinished_rows(left: Iterable[UnfinishedRequest], now: float) -> list[tuple[str, ...]]:
+    """Answers that can be collected, oldest first."""
+    return [(each.host_name, each.model or "its first", ago(now - each.asked_at), each.request_id) for each in left]
 
 
 LET_IN_HEAD = ("Name", "Node", "Models", "Limits", "Until")

@@ -59,9 +59,10 @@ class RunningHost:
 
 @contextmanager
 def serving(home: Home, *options: str) -> Iterator[RunningHost]:
-    """Start it on a free loopback port, and end it by SIGTERM."""
+    """Start it on a free loopback port, or on none where it is told so, and end it by SIGTERM."""
     log = home.path / "serve.log"
-    command = [*COMMAND, "serve", "--listen", "127.0.0.1", "--port", "0", "--name", "test-host", *options]
+    where = () if "--no-listen" in options else ("--listen", "127.0.0.1", "--port", "0")
+    command = [*COMMAND, "serve", *where, "--name", "test-host", *options]
     environment = {**os.environ, "DPC_HOME": str(home.path)}
     home.path.mkdir(0o700, exist_ok=True)
     with (
@@ -71,7 +72,7 @@ def serving(home: Home, *options: str) -> Iterator[RunningHost]:
         assert process.stdout is not None
         try:
             uri = process.stdout.readline().strip()
-            assert uri.startswith("dpc://"), log.read_text()
+            assert uri.startswith("dpc"), log.read_text()
             yield RunningHost(home, uri, process, log)
         finally:
             process.terminate()

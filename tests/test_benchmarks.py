@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transports.signalling import needs_an_address
 
 from benchmarks.measure import interleave, median_ratio, percentile
 from benchmarks.rows import as_table, missing, row, write
@@ -37,6 +38,13 @@ def test_a_quick_run_writes_well_formed_rows(tmp_path: Path) -> None:
     # A peer that is not installed here leaves its row in place, empty and unjudged.
     assert all(row["ok"] is None for row in rows if row["ours"] is None)
     assert all(row["peer_name"] for row in measured if row["ratio"] is not None)
+
+
+@needs_an_address
+def test_a_quick_run_over_webrtc_has_its_three_rows(tmp_path: Path) -> None:
+    rows = quick_run(tmp_path / "results.json", "webrtc")
+    assert [row["target"] for row in rows] == [">= 3", "<= 1.2", "<= 1.5"]
+    assert all(row["ours"] > 0 and row["peer"] > 0 for row in rows)
 
 
 def test_an_unknown_scenario_is_refused_by_name(tmp_path: Path) -> None:

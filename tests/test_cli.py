@@ -2,17 +2,21 @@ from __future__ import annotations
 
 import asyncio
 import csv
+import functools
 import io
 import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psutil
 import pytest
+from hub.running_hub import RunningHub
 from node.stub import StubEngine
 from node.waiting import until_in_thread
 from running_host import COMMAND, FORBIDDEN, RunningHost, let_in, serving, weights, write_providers
@@ -22,6 +26,7 @@ from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.cli import firewall as firewall_command
 from dpc_jupyter.cli.main import _cell
 from dpc_jupyter.home import Home
+from dpc_jupyter.node.network import set_hub
 from dpc_jupyter.node.thread import BackgroundNode
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -196,7 +201,7 @@ def test_serve_prints_its_address_alone_and_says_what_is_missing(home: Home) -> 
     assert host.process.returncode == 0
     with serving(home, "--share") as host:
         until_in_thread(lambda: "No model can be asked" in host.log.read_text())
-        assert "Nobody is let in yet: dpc-jupyter firewall allow NODE_ID" in host.log.read_text()
+        assert "Nobody is let in yet: dpc-jupyter invite NAME" in host.log.read_text()
         assert "paused" not in host.log.read_text()
     home.edit_access(lambda document: firewall.set_paused(document, True))
     home.edit_access(lambda document: firewall.allow(document, DAVE, name="dave", expires="2020-01-31"))
@@ -205,6 +210,50 @@ def test_serve_prints_its_address_alone_and_says_what_is_missing(home: Home) -> 
         said = host.log.read_text()
     assert "Sharing is paused: what runs goes on, new requests are refused. dpc-jupyter firewall resume ends" in said
     assert "Let in: dave (ended 2020-01-31)" in said
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    running = RunningHub(tmp_path / "hub").start()
+    yield running
+    running.kill()
+
+
+def test_serve_without_a_port_says_whether_it_is_online_and_when_that_changes(
+    cli: Cli, home: Home, hub: RunningHub
+) -> None:
+    no_model(home)
+    lonely = one_red_line(cli("serve", "--no-listen"))
+    assert "it is to open no port, and has no hub" in lonely and str(home.network_path) in lonely
+    set_hub(home, hub.url)
+    with serving(home, "--no-listen") as host:
+        assert host.uri == home.load_identity().node_id
+        until_in_thread(lambda: f"This node is online at {hub.url}" in host.log.read_text())
+        ours = [each for each in psutil.Process(host.process.pid).net_connections() if each.status == "LISTEN"]
+        assert ours == []
+        hub.kill()
+        until_in_thread(lambda: f"This node is not online at {hub.url}: The hub" in host.log.read_text())
+        hub.start()
+        until_in_thread(lambda: host.log.read_text().count(f"This node is online at {hub.url}") == 2)
+    assert host.process.returncode == 0
+
+
+def test_doctor_asks_the_hub_for_a_second(cli: Cli, home: Home, hub: RunningHub) -> None:
+    no_model(home)
+    assert re.search(r"ok +network +no hub: ", cli("doctor").stdout)
+    set_hub(home, hub.url)
+    assert re.search(r"warn +hub .*no identity", cli("doctor").stdout)
+    cli("id")
+    assert re.search(rf"ok +hub +{hub.url} lets this node log in", cli("doctor").stdout)
+    hub.kill()
+    assert re.search(rf"warn +hub +The hub at {hub.url} does not answer", cli("doctor").stdout)
+    with socket.create_server(("127.0.0.1", hub.port)):  # which takes connections and says nothing
+        began = time.monotonic()
+        assert re.search(rf"warn +hub +The hub at {hub.url} did not answer within 1 s", cli("doctor").stdout)
+        assert time.monotonic() - began < 20
+    home.network_path.write_text('{"hub": {"adress": "x"}}')
+    broken = cli("doctor")
+    assert broken.returncode == 1 and re.search(r"fail +network .*network\.json", broken.stdout)
 
 
 def test_serve_tells_of_a_stranger_with_the_command_that_lets_it_in(cli: Cli, home: Home, tmp_path: Path) -> None:
@@ -265,6 +314,18 @@ def test_firewall_round_trip(cli: Cli) -> None:
     )
     assert cli("firewall", "show").stdout.startswith(paused) and cli("firewall", "on").stdout == paused
     assert cli("firewall", "resume").stdout == "Sharing is on.\n"
+    assert (
+        cli("firewall", "show")
+        .stdout.splitlines()[-1]
+        .startswith("It relays for nobody. dpc-jupyter firewall relay on lets")
+    )
+    cli("firewall", "allow", DAVE, "--name", "dave")
+    assert "It relays between those that you let in, of whom there must be two" in cli("firewall", "relay", "on").stdout
+    cli("firewall", "allow", "dpc-node-" + "e" * 32, "--name", "erin")
+    relayed = "It relays between dave, erin, for each 4 links at once and 1,024 MB a day: "
+    assert cli("firewall", "show").stdout.splitlines()[-1].startswith(relayed)
+    assert cli("firewall", "relay", "off").stdout.startswith("It relays for nobody.")
+    assert cli("firewall", "relay", "maybe").returncode == 2
     assert cli("firewall", "off").stdout == "Sharing is off.\n"
     assert cli("firewall", "pending").stdout == "Nobody has asked and been refused.\n"
     assert "No node is called 'zoe' here" in one_red_line(cli("firewall", "allow", "zoe"))
@@ -287,11 +348,44 @@ def test_a_permission_waits_for_no_engine(home: Home, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(firewall_command, "engines", silent)
     monkeypatch.setattr(firewall_command, "_LOOK_S", 0.05)
-    assert firewall_command._models_here(home) == []
+    assert firewall_command.models_here(home) == []
     home.path.mkdir(0o700)
     (home.path / "providers.json").touch(0o600)
     monkeypatch.undo()
-    assert firewall_command._models_here(home) == [], "a fault of another file is no fault of the permission"
+    assert firewall_command.models_here(home) == [], "a fault of another file is no fault of the permission"
+
+
+def test_one_line_lets_somebody_in_while_a_host_serves(cli: Cli, home: Home, tmp_path: Path) -> None:
+    """Three homes, four kinds of process: the host, its owner's terminal, who joins, and who comes too late."""
+    owner = Home(tmp_path / "owner")
+    write_providers(owner)
+    as_owner = functools.partial(cli, "--home", str(owner.path), "invite")
+    assert "Run dpc-jupyter serve --share first" in one_red_line(as_owner("anna"))
+    assert as_owner("--list").stdout == "There are no invitations: dpc-jupyter invite NAME\n"
+    assert "Whom? dpc-jupyter invite NAME" in one_red_line(as_owner())
+    with serving(owner, "--share") as host:
+        made = as_owner("anna", "--models", "smollm2:135m", "--expires", "7d", "--limit", "running=1")
+        assert re.fullmatch(r"dpc-invite:[A-Za-z0-9_-]{60,120}\n", made.stdout), made.stdout
+        assert "to anna and to nobody else. It works once, until 2" in made.stderr
+        assert "anna may then use smollm2:135m, for 7d from joining, with running=1." in made.stderr
+        joined = cli("join", made.stdout[:30], made.stdout[30:])
+        assert joined.stdout.splitlines() == [
+            f"Joined test-host ({host.node_id}): its owner calls you anna.",
+            "test-host lets you use: smollm2:135m.",
+            "Ask it: dpc-jupyter ask --host test-host Hello",
+        ], joined
+        assert cli("ask", "--host", "test-host", "--max-tokens", "3", "Hello").returncode == 0
+        late = cli("--home", str(tmp_path / "late"), "join", made.stdout.strip())
+        assert one_red_line(late).startswith("This invitation cannot be used")
+        assert re.search(r"^anna +used by anna +smollm2:135m", as_owner("--list").stdout, re.MULTILINE)
+        assert "dpc-jupyter firewall deny" in one_red_line(as_owner("--revoke", "anna"))
+        as_owner("bob")
+        assert as_owner("--revoke", "bob").stderr == "The invitation for bob is taken back.\n"
+        assert "--revoke bob" not in as_owner("bob").stderr
+        assert "Copy the whole line" in one_red_line(cli("join", "dpc-invite:AAAA"))
+        told = host.log.read_text()
+    assert f"anna ({home.load_identity().node_id}) has joined by invitation and is let in." in told
+    assert "tried an invitation and was refused: the invitation of anna is used by anna." in told
 
 
 def test_an_ended_permission_is_shown_as_ended(cli: Cli, home: Home) -> None:
@@ -371,7 +465,7 @@ def test_doctor_finds_a_node_id_that_nobody_can_have(cli: Cli, home: Home) -> No
 
 def test_help_lists_every_command(cli: Cli) -> None:
     shown = cli("--help").stdout
-    for command in ("demo", "serve", "ask", "peers", "models", "usage", "firewall", "doctor", "id"):
+    for command in ("demo", "serve", "ask", "peers", "models", "usage", "firewall", "doctor", "id", "invite", "join"):
         assert re.search(rf"\b{command}\b", shown)
     assert "may ask" not in cli("peers", "--help").stdout, "it lists whom this machine has reached, and nobody else"
 

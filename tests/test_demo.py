@@ -16,8 +16,9 @@ import pytest
 from nbformat.v4 import new_code_cell, new_notebook, new_output
 from node.waiting import until_in_thread
 from running_host import COMMAND, weights
+from transports.signalling import needs_an_address
 
-from dpc_jupyter.cli import demo
+from dpc_jupyter.cli import demo, demo_hub
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
 
@@ -52,6 +53,32 @@ def test_the_demo_shows_an_answer_a_refusal_and_how_to_go_on(folder: Path) -> No
     assert json.loads((folder / ".demo" / "host" / ".dpc_access.json").read_text())["compute"]["allow_nodes"] == [
         ids[1][1]
     ]
+
+
+@needs_an_address
+@pytest.mark.parametrize("networks", ["its own", "one"])
+def test_a_host_without_a_port_and_an_asker_meet_over_a_hub(folder: Path, networks: str) -> None:
+    """With `ip` out of reach all of them run in this machine's one network."""
+    environment = os.environ | ({"PATH": str(Path(sys.executable).parent)} if networks == "one" else {})
+    command = [*COMMAND, "demo", "--hub"]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("network namespaces of their own" in done.stderr) != ("in this machine's one network" in done.stderr)
+    assert "this machine's one network" in done.stderr or networks == "its own"
+    first, *_ = done.stdout.splitlines()
+    assert re.fullmatch(r"Reached anna by WebRTC\. Tried as well: TLS at \S+ \(Nothing listens at \S+\)\.", first)
+    assert len(done.stdout.partition("anna answered:\n")[2].split()) > 10
+    assert "anna · smollm2:135m · " in done.stdout
+
+
+def test_the_demo_of_the_hub_fails_by_another_way_or_without_an_answer() -> None:
+    by = "Reached anna by {}. Tried as well: TLS at 127.0.0.1:1 (Nothing listens)."
+    assert demo_hub.Met(by.format("WebRTC"), "Because.", 0).failure == ""
+    assert "another way" in demo_hub.Met(by.format("TLS at 127.0.0.1:1"), "Because.", 0).failure
+    assert "is empty" in demo_hub.Met("", " \n", 0).failure
+    assert "No way was found" in demo_hub.Met("No way was found.", "Becau", 1).failure
 
 
 def place_in(folder: Path) -> demo.Place:

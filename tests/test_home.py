@@ -303,11 +303,18 @@ def test_two_processes_with_a_hundred_edits_each_lose_none(home: Home) -> None:
     assert len(home.read_peers()) == 200
 
 
+def test_edits_are_made_as_ever_by_whoever_holds_the_lock(home: Home) -> None:
+    with home.locked():
+        home.edit_invitations(lambda _: {"00ff": {"name": "anna"}})
+        home.edit_access(lambda document: set_enabled(document, True))
+    assert home.read_invitations() == {"00ff": {"name": "anna"}} and home.read_access().enabled
+
+
 def test_a_lock_that_another_program_keeps_is_an_error_and_not_a_hang(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOCK_TIMEOUT_S", 0.1)
-    with home._locked(), pytest.raises(ConfigError, match="Another program holds"):
+    with home.locked(), pytest.raises(ConfigError, match="Another program holds"):
         Home(home.path).edit_access(grant)
 
 

@@ -110,6 +110,9 @@ async def _idle_links(uri_text: str, homes: list[Path]) -> None:
         def peer_said(self, peer: object, message: object) -> None:
             pass
 
+        def peer_silent(self, peer: object) -> None:
+            pass
+
         def peer_closed(self, peer: object, reason: str) -> None:
             raise RuntimeError(reason)
 

@@ -9,13 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from dpc_jupyter.cli.console import home_of, run
+from dpc_jupyter.cli.console import home_of, run, say
 from dpc_jupyter.errors import AccessDenied, ModelNotFound
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.answer import TextDelta
 from dpc_jupyter.node.core_service import LOCAL, CoreService
 from dpc_jupyter.terminal import TerminalAnswer
-from dpc_jupyter.wording import provenance, read_image, sampling, waiting, with_models
+from dpc_jupyter.wording import provenance, reached, read_image, sampling, tried, waiting, with_models
 
 
 def ask(
@@ -45,10 +45,19 @@ def ask(
     run(_ask(home_of(ctx), host, question, TerminalAnswer(sys.stdout, quiet=raw)))
 
 
+async def _linked(service: CoreService, where: str) -> str:
+    """Link to a host, and say how where that is not just by its address."""
+    peer = await service.connect(where)
+    before = tried(service.attempts(peer.node_id))
+    if before or peer.kind != "TLS":
+        say(f"Reached {peer.name} {reached(peer)}." + (f" Tried as well: {before}." if before else ""))
+    return peer.node_id
+
+
 async def _ask(home: Home, where: str, question: dict[str, Any], terminal: TerminalAnswer) -> None:
     async with CoreService(home) as service:
         await service.start()
-        host = where if where == LOCAL else (await service.connect(where)).node_id
+        host = where if where == LOCAL else await _linked(service, where)
         stream = service.execute_ai_query(compute_host=host, **question)
         started = time.monotonic()
         terminal.wait(waiting(None, stream.host_name, question["model"], 0))

@@ -20,11 +20,15 @@ from dpc_jupyter.wording import columns
 T = TypeVar("T")
 # Errors of a node name the notebook's fix; here the same fix has another name.
 _HERE = {
+    "name it by %dpc_hub ": "set DPC_HUB=",
     "%dpc_connect": "dpc-jupyter ask --host",
     "%dpc_models": "dpc-jupyter models list",
     "%dpc_status": "dpc-jupyter id",
     "%dpc_start": "dpc-jupyter serve",
     "%dpc_firewall": "dpc-jupyter firewall",
+    "%dpc_invite": "dpc-jupyter invite",
+    "%dpc_join": "dpc-jupyter join",
+    "%dpc_ask -H": "dpc-jupyter ask --host",
 }
 INTERRUPTED = 130
 

@@ -37,6 +37,9 @@ _CELL_LIMIT_S = 120
 
 def demo(
     lab: Annotated[bool, typer.Option("--lab", help="Open JupyterLab beside two hosts instead, until Ctrl-C.")] = False,
+    hub: Annotated[
+        bool, typer.Option("--hub", help="Let a host that opens no port and an asker meet over a hub instead.")
+    ] = False,
 ) -> None:
     """Run a host and the quickstart notebook on this machine, in ./.demo, and show what passed between them."""
     # Both end the host and JupyterLab too, even where a shell in the background has made us ignore Ctrl-C.
@@ -45,6 +48,11 @@ def demo(
     folder = Path.cwd() / ".demo"
     started = time.monotonic()
     place = prepare(folder)
+    if hub:
+        from dpc_jupyter.cli import demo_hub
+
+        demo_hub.run(place)
+        return
     with running_host(place) as uri:
         say(f"host up: {uri}")
         if lab:
@@ -159,7 +167,7 @@ def running_host(place: Place, home: Home | None = None) -> Iterator[str]:
                 raise BackendError(f"The demo's host did not start; see {log}.")
             yield uri
         finally:
-            _end(host)
+            end(host)
 
 
 def run_notebook(place: Place, uri: str) -> Report:
@@ -266,10 +274,11 @@ def _open_lab(place: Place, addresses: dict[str, str]) -> None:
         except KeyboardInterrupt:
             say("Stopping.")
         finally:
-            _end(lab)
+            end(lab)
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
+def end(process: subprocess.Popen[Any]) -> None:
+    """Ask a process to end, and make it."""
     process.terminate()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5)

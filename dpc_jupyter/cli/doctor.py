@@ -14,13 +14,15 @@ from rich.text import Text
 
 from dpc_jupyter.cli.console import home_of, in_cli_words, out, run
 from dpc_jupyter.cli.models import engines, to_fetch
-from dpc_jupyter.errors import DpcError
+from dpc_jupyter.errors import ConfigError, DpcError
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.directory import is_node_id
+from dpc_jupyter.node.network import Network
 from dpc_jupyter.sanitize import is_word, label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 from dpc_jupyter.wording import let_in
 
+_HUB_S = 1.0
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
@@ -34,7 +36,7 @@ class Finding:
 
 
 def doctor(ctx: typer.Context) -> None:
-    """Check identity, files, engines, models, port and access file. Exit status 1 if something fails."""
+    """Check identity, files, engines, models, port, network and access file. Exit status 1 if something fails."""
     failed = False
     for finding in examine(home_of(ctx)):
         out.print(
@@ -52,6 +54,7 @@ def examine(home: Home) -> Iterator[Finding]:
     yield from _modes(home)
     yield from _engines(home)
     yield from _port()
+    yield from _network(home)
     yield from _access(home)
 
 
@@ -101,6 +104,27 @@ def _port() -> Iterator[Finding]:
         yield Finding("warn", "port", f"{DEFAULT_PORT} is taken; a node takes the next free one, or name one: --port N")
 
 
+def _network(home: Home) -> Iterator[Finding]:
+    try:
+        network = Network.read(home)
+    except ConfigError as error:
+        yield Finding("fail", "network", str(error))
+        return
+    if not network.hub:
+        yield Finding("ok", "network", "no hub: nodes are reached by their addresses, or over a peer that relays")
+        return
+    if not (home.path / "node.key").exists():
+        yield Finding("warn", "hub", f"{label(network.hub, 200)} was not asked: no identity to log in with yet")
+        return
+    from dpc_jupyter.node.rendezvous import log_in  # websockets: only who has a hub pays for it
+
+    try:
+        run(log_in(network, home.load_identity(), _HUB_S))
+        yield Finding("ok", "hub", f"{label(network.hub, 200)} lets this node log in")
+    except DpcError as error:
+        yield Finding("warn", "hub", str(error))
+
+
 def _access(home: Home) -> Iterator[Finding]:
     rules = home.read_access()
     if rules.error:
@@ -125,4 +149,4 @@ def _access(home: Home) -> Iterator[Finding]:
     elif held:
         yield Finding("ok", "access", "; ".join(f"{who} ({models})" for who, models in held))
     else:
-        yield Finding("warn", "access", "sharing is on for nobody: dpc-jupyter firewall allow NODE_ID --name NAME")
+        yield Finding("warn", "access", "sharing is on for nobody: dpc-jupyter invite NAME")

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -15,9 +16,10 @@ from dpc_jupyter.cli.models import engines
 from dpc_jupyter.errors import ConfigError, DpcError
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.access import Access
-from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, doubts, let_in, sharing
+from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, doubts, let_in, relaying, sharing
 
 app = typer.Typer(no_args_is_help=True, help="Who may use this machine's models.")
+Model = Annotated[str | None, typer.Argument(help="This model alone.")]
 Who = Annotated[str, typer.Argument(help="A node id, or a name in the access file.")]
 _MODEL_HELP = (
     "A model that it may use, * at the end for a family; may be repeated. It is added to those that were allowed "
@@ -25,7 +27,13 @@ _MODEL_HELP = (
 )
 _LIMIT_HELP = "running, queued, requests_per_minute or tokens_per_day; may be repeated."
 _LOOK_S = 1.0
-Model = Annotated[str | None, typer.Argument(help="This model alone.")]
+
+
+class Switch(StrEnum):
+    """On or off, as typed."""
+
+    on = "on"
+    off = "off"
 
 
 @app.command()
@@ -39,7 +47,8 @@ def show(ctx: typer.Context) -> None:
     if rows := let_in(rules, datetime.now(UTC)):
         show_table(LET_IN_HEAD, rows)
     else:
-        out.print("Nobody is listed yet: dpc-jupyter firewall allow NODE_ID --name NAME")
+        out.print("Nobody is listed yet: dpc-jupyter invite NAME")
+    _print(relaying(rules, datetime.now(UTC)))
 
 
 @app.command()
@@ -74,6 +83,14 @@ def resume(ctx: typer.Context) -> None:
 
 
 @app.command()
+def relay(ctx: typer.Context, state: Annotated[Switch, typer.Argument()]) -> None:
+    """Let peers of this node reach each other over it, or not; it carries what it cannot read."""
+    access = Access(home_of(ctx))
+    access.set_relaying(state is Switch.on)
+    _print(relaying(access.rules, datetime.now(UTC)))
+
+
+@app.command()
 def allow(
     ctx: typer.Context,
     who: Who,
@@ -89,7 +106,7 @@ def allow(
     node_id = access.allow(who, name=name, models=models, group=group, expires=expires, limits=limits)
     _print(allowed(access.rules, datetime.now(UTC), node_id, models))
     _print(access.explain(node_id).reason)
-    for doubt in doubts(before, models, group, _models_here(home_of(ctx)) if models else ()):
+    for doubt in doubts(before, models, group, models_here(home_of(ctx)) if models else ()):
         _print(doubt)
 
 
@@ -118,7 +135,7 @@ def pending(ctx: typer.Context) -> None:
         out.print("Nobody has asked and been refused.")
 
 
-def _models_here(home: Home) -> list[str]:
+def models_here(home: Home) -> list[str]:
     """Of the engines that answer at once: nothing of a permission waits for them."""
 
     async def look() -> list[str]:

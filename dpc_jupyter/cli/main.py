@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dpc_jupyter import __version__
-from dpc_jupyter.cli import ask, demo, doctor, firewall, models, serve
+from dpc_jupyter.cli import ask, demo, doctor, firewall, hub, invite, models, serve
 from dpc_jupyter.cli.console import OneLineErrors, home_of, out, show_table
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
@@ -33,7 +33,10 @@ app.add_typer(firewall.app, name="firewall")
 app.command("demo")(demo.demo)
 app.command("serve")(serve.serve)
 app.command("ask")(ask.ask)
+app.command("invite")(invite.invite)
+app.command("join")(invite.join)
 app.command("doctor")(doctor.doctor)
+app.command("hub")(hub.hub)
 
 
 def _show_version(wanted: bool) -> None:
@@ -64,16 +67,22 @@ def show_id(ctx: typer.Context) -> None:
 
 @app.command()
 def peers(ctx: typer.Context) -> None:
-    """List the peers that this machine has reached, and their last addresses."""
+    """List the peers that this machine has reached, by which way, and their last addresses."""
     home = home_of(ctx)
     rules: Rules = home.read_access()
     directory = Directory(home, lambda: rules)
     rows = [
-        (directory.name_of(node_id), node_id, entry.get("uri", ""), ago(time.time() - _number(entry.get("last_seen"))))
+        (
+            directory.name_of(node_id),
+            node_id,
+            entry.get("uri", ""),
+            entry.get("by", ""),
+            ago(time.time() - _number(entry.get("last_seen"))),
+        )
         for node_id, entry in directory.known.items()
     ]
     if rows:
-        show_table(("Peer", "Node", "Address", "Last reached"), rows)
+        show_table(("Peer", "Node", "Address", "Reached by", "Last reached"), rows)
     else:
         out.print('No peer was reached yet: dpc-jupyter ask --host dpc://... "Hello"')
 

@@ -13,11 +13,12 @@ from typing import Annotated
 import typer
 
 from dpc_jupyter.cli.console import home_of, in_cli_words, run, say
-from dpc_jupyter.errors import AccessDenied
+from dpc_jupyter.errors import AccessDenied, ConfigError
 from dpc_jupyter.home import PENDING_LIMIT, Home
 from dpc_jupyter.ledger import Entry
 from dpc_jupyter.node.core_service import STRANGER_REQUEST_EVERY_S, CoreService
 from dpc_jupyter.node.directory import short
+from dpc_jupyter.node.network import Network
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 from dpc_jupyter.wording import PAUSED, allow_command, asked_for, let_in_line, model_name, request_line
@@ -31,15 +32,25 @@ def serve(
     port: Annotated[int, typer.Option(help="First port to try; 0 takes any.")] = DEFAULT_PORT,
     name: Annotated[str | None, typer.Option(help="What the node calls itself; default: the machine's name.")] = None,
     share: Annotated[bool, typer.Option("--share", help="Turn sharing on in the access file.")] = False,
+    no_listen: Annotated[
+        bool, typer.Option("--no-listen", help="Open no port: be reached over the hub and relays alone.")
+    ] = False,
 ) -> None:
     """Let the people in the access file use this machine's models, until Ctrl-C.
 
-    The node's address is the one line on standard output; what happens is told on standard error.
+    The node's address, or without a port its id, is the one line on standard output; what happens is told on standard
+    error.
     """
-    run(_serve(home_of(ctx), (listen, port), name, share))
+    home = home_of(ctx)
+    if no_listen and not Network.read(home).hub:
+        raise ConfigError(
+            f"Nobody could reach this node: it is to open no port, and has no hub. Name one in {home.network_path}: "
+            '{"hub": {"url": "https://..."}}, or by DPC_HUB.'
+        )
+    run(_serve(home, None if no_listen else (listen, port), name, share))
 
 
-async def _serve(home: Home, listen: tuple[str, int], name: str | None, share: bool) -> None:
+async def _serve(home: Home, listen: tuple[str, int] | None, name: str | None, share: bool) -> None:
     stopped = asyncio.Event()
     async with CoreService(home, name=name) as service:
         if share:
@@ -49,11 +60,10 @@ async def _serve(home: Home, listen: tuple[str, int], name: str | None, share: b
         for number in (signal.SIGINT, signal.SIGTERM):
             with contextlib.suppress(NotImplementedError):  # Windows: Ctrl-C cancels this coroutine instead
                 asyncio.get_running_loop().add_signal_handler(number, stopped.set)
-        await service.start(listen)
-        assert service.uri is not None
-        if listen[1] not in (0, service.uri.port):
+        await service.start(listen, takes_calls=True)
+        if listen is not None and service.uri is not None and listen[1] not in (0, service.uri.port):
             say(f"Port {listen[1]} was taken.")
-        typer.echo(str(service.uri))
+        typer.echo(str(service.uri or service.identity.node_id))
         sys.stdout.flush()
         await _tell_what_is_shared(service)
         await stopped.wait()
@@ -71,7 +81,7 @@ async def _tell_what_is_shared(service: CoreService) -> None:
     elif who := let_in_line(rules, datetime.now(UTC)):
         say(f"Let in: {who}")
     else:
-        say(f"Nobody is let in yet: {_ALLOW} allow NODE_ID --name NAME", "yellow")
+        say("Nobody is let in yet: dpc-jupyter invite NAME", "yellow")
     if models := await service.models():
         say("Models: " + ", ".join(dict.fromkeys(map(model_name, models))))
     else:

@@ -9,7 +9,7 @@ nothing new. Keys that start with ``_`` are notes.
 change it.
 """
 
-from dpc_jupyter.firewall.edits import allow, deny, set_enabled, set_paused
+from dpc_jupyter.firewall.edits import allow, deny, set_enabled, set_paused, set_relaying, widen
 from dpc_jupyter.firewall.grants import DEFAULT_LIMITS, Limits
 from dpc_jupyter.firewall.places import Document, dumps, parse_json
 from dpc_jupyter.firewall.revise import Edit, gains, read_edits, revise
@@ -31,4 +31,6 @@ __all__ = [
     "revise",
     "set_enabled",
     "set_paused",
+    "set_relaying",
+    "widen",
 ]

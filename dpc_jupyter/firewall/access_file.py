@@ -114,8 +114,16 @@ _COMPUTE: Mapping[str | _Leaf, _Shape] = {
     "allow_nodes": [NODE],
     **_TERMS,
 }
+_RELAY: Mapping[str | _Leaf, _Shape] = {
+    "enabled": _FLAG,
+    "allow_groups": [GROUP],
+    "allow_nodes": [NODE],
+    "sessions": _count(1, 64),
+    "megabytes_per_day": _count(1, 2**20),
+}
 _SECTIONS: Mapping[str, _Shape] = {
     "compute": _COMPUTE,
+    "relay": _RELAY,
     "node_groups": {GROUP: [NODE]},
     "groups": {GROUP: _TERMS},
     "nodes": {NODE: {"name": _NAME, "legacy_ok": _FLAG, "expires": _MOMENT, **_TERMS}},

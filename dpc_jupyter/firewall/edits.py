@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from dataclasses import asdict
+from datetime import datetime
+from itertools import count
 from typing import Any
 
 from dpc_jupyter.errors import ConfigError
@@ -74,6 +77,61 @@ def allow(
     return check_access(new)
 
 
+def widen(
+    document: Mapping[str, Any],
+    node_id: str,
+    *,
+    now: datetime,
+    name: str | None = None,
+    models: Sequence[str] = (),
+    group: str | None = None,
+    expires: str | None = None,
+    limits: Mapping[str, int | None] | None = None,
+) -> Document:
+    """Let a node in on these terms, beside those that it has: nothing that it may do becomes less.
+
+    It keeps the name that it has here; one that another node has gets a number. A permission that has ended counts as
+    none. Parameters and errors as `allow`.
+    """
+    new, held = _begin(document, node_id)
+    settings = new.get("nodes", {}).get(node_id, {})
+    name = None if "name" in settings else _free_name(new, name)
+    without = deny(document, node_id)
+    for key in ("allowed_models", "expires"):  # of a node that was not let in
+        without.get("nodes", {}).get(node_id, {}).pop(key, None)
+    fresh = allow(without, node_id, name=name, models=models, group=group, expires=expires, limits=limits)
+    if held is None or (held.expires is not None and held.expires <= now):
+        return fresh
+    given = compile_grants(fresh)[node_id]
+    new = allow(new, node_id, name=name, group=group)
+    both = compile_grants(new)[node_id]  # a group's terms may be narrower than none
+    patterns = (
+        ["*"] if "*" in {*held.patterns, *given.patterns} else [*dict.fromkeys([*held.patterns, *given.patterns])]
+    )
+    settings = new.setdefault("nodes", {}).setdefault(node_id, {})
+    if set(patterns) != set(both.patterns):
+        settings["allowed_models"] = patterns
+    if held.expires is not None:
+        if given.expires is None:
+            del settings["expires"]
+        elif given.expires > held.expires:
+            settings["expires"] = expires
+    ranges = zip(asdict(held.limits).items(), asdict(given.limits).values(), strict=True)
+    wider = {field: None if None in (ours, theirs) else max(ours, theirs) for (field, ours), theirs in ranges}
+    if more := {field: value for field, value in wider.items() if value != getattr(both.limits, field)}:
+        settings["limits"] = {**settings.get("limits", {}), **more}
+    if not settings:
+        del new["nodes"][node_id]
+    return check_access(new)
+
+
+def _free_name(document: Document, wanted: str | None) -> str | None:
+    taken = {each.get("name") for key, each in document.get("nodes", {}).items() if not key.startswith("_")}
+    if wanted is None or wanted not in taken:
+        return wanted
+    return next(name for number in count(2) if (name := f"{wanted[:120]}-{number}") not in taken)
+
+
 def deny(document: Mapping[str, Any], node_id: str, model: str | None = None) -> Document:
     """Take one model from a node, or all access: its listing, its allowed groups, its models and its end date.
 
@@ -110,17 +168,22 @@ def deny(document: Mapping[str, Any], node_id: str, model: str | None = None) ->
 
 def set_enabled(document: Mapping[str, Any], enabled: bool) -> Document:
     """Turn sharing on or off for everybody."""
-    return _switched(document, "enabled", enabled)
+    return _switched(document, "compute", "enabled", enabled)
 
 
 def set_paused(document: Mapping[str, Any], paused: bool) -> Document:
     """Pause sharing, or let it go on: what runs is not touched."""
-    return _switched(document, "paused", paused)
+    return _switched(document, "compute", "paused", paused)
 
 
-def _switched(document: Mapping[str, Any], switch: str, on: bool) -> Document:
+def set_relaying(document: Mapping[str, Any], enabled: bool) -> Document:
+    """Carry encrypted streams between peers that the ``relay`` section allows, or carry none."""
+    return _switched(document, "relay", "enabled", enabled)
+
+
+def _switched(document: Mapping[str, Any], section: str, switch: str, on: bool) -> Document:
     new = check_access(deepcopy(dict(document)))
-    new.setdefault("compute", {})[switch] = on
+    new.setdefault(section, {})[switch] = on
     return check_access(new)
 
 

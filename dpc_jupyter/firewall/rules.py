@@ -21,6 +21,43 @@ class Decision:
     line: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class RelayRules:
+    """Whom this node carries encrypted streams between: ``relay``, off unless ``enabled``.
+
+    Attributes
+    ----------
+    nodes : frozenset of str or None
+        Both ends must be of these; None is everybody who is let in to compute.
+    sessions : int
+        Streams of one node at once.
+    bytes_per_day : int
+        Of one node, both directions.
+    """
+
+    enabled: bool = False
+    nodes: frozenset[str] | None = None
+    sessions: int = 4
+    bytes_per_day: int = 1024 * 2**20
+
+    @classmethod
+    def of(cls, document: Document) -> RelayRules:
+        """Out of a checked access file."""
+        section = plain(document.get("relay", {}))
+        nodes = None
+        if "allow_nodes" in section or "allow_groups" in section:
+            groups = document.get("node_groups", {})
+            listed = [node_id for group in section.get("allow_groups", []) for node_id in groups.get(group, [])]
+            nodes = frozenset([*section.get("allow_nodes", []), *listed])
+        default = cls()
+        return cls(
+            section.get("enabled", False),
+            nodes,
+            section.get("sessions", default.sessions),
+            section.get("megabytes_per_day", default.bytes_per_day >> 20) << 20,
+        )
+
+
 @dataclass(frozen=True)
 class Rules:
     """One version of the access file, compiled. Every ``now`` is a `datetime` with a time zone.
@@ -44,6 +81,7 @@ class Rules:
     _nodes: Mapping[str, Document] = field(default_factory=dict, repr=False)
     _ceiling: Models = field(default_factory=lambda: Models.of(["*"]), repr=False)
     _limits: Limits = DEFAULT_LIMITS
+    relay: RelayRules = RelayRules()
 
     @classmethod
     def parse(cls, text: str) -> Rules:
@@ -65,6 +103,7 @@ class Rules:
             _nodes=plain(document.get("nodes", {})),
             _ceiling=Models.of(compute.get("allowed_models") or ["*"]),
             _limits=limits_over(compute),
+            relay=RelayRules.of(document),
         )
 
     @classmethod
@@ -83,8 +122,12 @@ class Rules:
 
     def is_known(self, node_id: str, now: datetime) -> bool:
         """Whether sharing is on and `node_id` is listed, directly or by a group, and has not expired."""
+        return self.enabled and self.lists(node_id, now)
+
+    def lists(self, node_id: str, now: datetime) -> bool:
+        """As `is_known`, sharing or not."""
         grant = self._grants.get(node_id)
-        return self.enabled and grant is not None and (grant.expires is None or now < grant.expires)
+        return grant is not None and (grant.expires is None or now < grant.expires)
 
     def has_ended(self, node_id: str, now: datetime) -> bool:
         """Whether `node_id` is listed, and its end date has passed; sharing or not."""
@@ -99,6 +142,16 @@ class Rules:
         """Limits of `node_id`: its own, over the most generous of its groups, over ``compute``, over the default."""
         grant = self._grants.get(node_id)
         return grant.limits if grant else self._limits
+
+    def let_in(self, now: datetime) -> tuple[str, ...]:
+        """Every node that is let in now."""
+        return tuple(node_id for node_id in self._grants if self.is_known(node_id, now))
+
+    def may_relay(self, node_id: str, now: datetime) -> bool:
+        """Whether streams from or to `node_id` may be carried now."""
+        if not self.relay.enabled:
+            return False
+        return self.is_known(node_id, now) if self.relay.nodes is None else node_id in self.relay.nodes
 
     def legacy_ok(self, node_id: str) -> bool:
         """Whether the owner trusts this peer without channel binding, asking or serving (a D-PC Messenger)."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +18,12 @@ from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.protocol.messages import ChatMessage, Image
 from dpc_jupyter.sanitize import label
-from dpc_jupyter.wording import read_image, sampling
+from dpc_jupyter.wording import UNFINISHED_HEAD, read_image, sampling, unfinished_rows
 
 if TYPE_CHECKING:
+    from dpc_jupyter.jupyter.streaming import Drawn, Face
     from dpc_jupyter.node.answer import Answer
+    from dpc_jupyter.node.unfinished import UnfinishedRequest
 
 LAST = "_dpc"
 
@@ -78,26 +82,19 @@ class AskMagics(Magics):
         prompt = fill(rest if cell is None else cell).strip()
         if not prompt and not options.image:
             raise UsageError("Nothing is asked: write a prompt behind %dpc_ask, or below %%dpc_ask.")
-        if options.output is not None and not options.output.isidentifier():
-            raise UsageError(f"{label(options.output)!r} cannot be a variable: use letters, digits and _.")
+        _check_variable(options.output)
         return self._ask(prompt, options)
 
     def _ask(self, prompt: str, options: Any) -> Answer:
-        from dpc_jupyter.jupyter.display import CellAnswer
-        from dpc_jupyter.jupyter.streaming import Face, TerminalFace, ask
-        from dpc_jupyter.terminal import TerminalAnswer
+        from dpc_jupyter.jupyter.streaming import ask
 
         images = [read_image(Path(name)) for name in options.image or ()]
         talk = self._notebook.conversations.get(options.conversation, Conversation())
         system = options.system or talk.system
         typed = sampling(temperature=options.temperature, max_tokens=options.max_tokens, seed=options.seed)
-        in_kernel = getattr(self._shell, "kernel", None) is not None
-        face: Face = (
-            CellAnswer(raw=options.raw) if in_kernel else TerminalFace(TerminalAnswer(sys.stdout, quiet=options.raw))
-        )
-        answer, failure = ask(
+        drawn = ask(
             self._notebook.node(),
-            face,
+            self._face(raw=options.raw),
             options.host or self._notebook.host,
             prompt=prompt,
             model=options.model or (None if options.host else self._notebook.model),
@@ -108,18 +105,67 @@ class AskMagics(Magics):
             options=typed,
             timeout_s=options.timeout,
         )
-        for name in {LAST, options.output or LAST}:
-            self._notebook.variables[name] = answer
-        self._notebook.drawn = (answer, self._shell.execution_count)
+        answer = drawn[0]
         if options.conversation:
             asked = ChatMessage("user", prompt, tuple(Image(**image) for image in images))  # type: ignore[arg-type]
             if kept := turn_of(asked, answer):
                 self._notebook.conversations[options.conversation] = Conversation(system, (*talk.turns, *kept))
             else:
                 print(UNANSWERED)
+        return self._kept(drawn, options.output)
+
+    def _face(self, *, raw: bool) -> Face:
+        from dpc_jupyter.jupyter.display import CellAnswer
+        from dpc_jupyter.jupyter.streaming import TerminalFace
+        from dpc_jupyter.terminal import TerminalAnswer
+
+        in_kernel = getattr(self._shell, "kernel", None) is not None
+        return CellAnswer(raw=raw) if in_kernel else TerminalFace(TerminalAnswer(sys.stdout, quiet=raw))
+
+    def _kept(self, drawn: Drawn, output: str | None) -> Answer:
+        """The answer, in the notebook's variables from now on; raises what has ended it."""
+        answer, failure = drawn
+        for name in {LAST, output or LAST}:
+            self._notebook.variables[name] = answer
+        self._notebook.drawn = (answer, self._shell.execution_count)
         if failure is not None:
             raise failure
         return answer
+
+    @line_magic
+    @no_var_expand
+    @one_line
+    @magic_arguments()
+    @argument("action", nargs="?", choices=("list", "collect"), default="list")
+    @argument("request", nargs="?", metavar="id", help="which one; not needed where there is one alone")
+    @argument("-o", "--output", metavar="VARIABLE", help="keep the Answer under this name too")
+    @argument("--raw", action="store_true", help="show plain text and nothing else")
+    def dpc_pending(self, line: str) -> Any:
+        """List answers that a kernel asked for and did not live to show, and collect them.
+
+        Running the same cell again collects its answer, too, and asks nothing twice.
+
+        Examples::
+
+            %dpc_pending
+            %dpc_pending collect
+            %dpc_pending collect 0d7c...-1 -o ideas
+        """
+        wanted = parse(self, "dpc_pending", line)
+        _check_variable(wanted.output)
+        node = self._notebook.node()
+        left = node.unfinished()
+        if wanted.action == "collect":
+            from dpc_jupyter.jupyter.streaming import collect
+
+            which = _which(left, wanted.request)
+            return self._kept(collect(node, self._face(raw=wanted.raw), which), wanted.output)
+        if not left:
+            print("Nothing is left to collect: every answer that was asked for here has ended, or was never begun.")
+            return None
+        show_table(UNFINISHED_HEAD, unfinished_rows(left, time.time()))
+        print("Run its cell again to get the answer, or: %dpc_pending collect ID. Hosts keep an answer for 10 minutes.")
+        return None
 
     @line_magic
     @no_var_expand
@@ -145,3 +191,18 @@ class AskMagics(Magics):
             show_table(("Conversation", "Questions"), [(name, len(talk.turns) // 2) for name, talk in kept.items()])
         else:
             print("No conversation yet: begin one with %dpc_ask -c NAME.")
+
+
+def _check_variable(name: str | None) -> None:
+    if name is not None and not name.isidentifier():
+        raise UsageError(f"{label(name)!r} cannot be a variable: use letters, digits and _.")
+
+
+def _which(left: Sequence[UnfinishedRequest], request_id: str | None) -> UnfinishedRequest:
+    """The one that is meant: without an id the only one."""
+    found = [each for each in left if request_id in (None, each.request_id)]
+    if len(found) == 1:
+        return found[0]
+    if not left or request_id is not None:
+        raise UsageError("There is nothing such to collect: %dpc_pending shows what there is.")
+    raise UsageError(f"Which one? %dpc_pending collect ID; there are {len(left)}.")

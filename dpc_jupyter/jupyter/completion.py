@@ -70,7 +70,7 @@ class Completer:
             return [*self._peers(), LOCAL]
         if kind in ("peer", "where", "who"):
             return self._peers()
-        if kind in ("model", "what"):
+        if kind in ("model", "models", "what"):
             return self._models(typed)
         return sorted(self._notebook.conversations) if kind in ("conversation", "name") else []
 

@@ -14,6 +14,7 @@ from dpc_jupyter.jupyter.access_magic import AccessMagics
 from dpc_jupyter.jupyter.ask_magic import AskMagics
 from dpc_jupyter.jupyter.completion import Completer
 from dpc_jupyter.jupyter.faces import Faces
+from dpc_jupyter.jupyter.hub_magic import HubMagics
 from dpc_jupyter.jupyter.node_magics import NodeMagics
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.node.answer import Answer
@@ -35,7 +36,7 @@ class _Loaded:
 def load_ipython_extension(shell: InteractiveShell) -> None:
     """Register the magics. No node is started, and nothing is listened to."""
     notebook = Notebook(shell.user_ns)
-    magics = [kind(shell, notebook) for kind in (NodeMagics, AskMagics, AccessMagics)]
+    magics = [kind(shell, notebook) for kind in (NodeMagics, AskMagics, AccessMagics, HubMagics)]
     shell.register_magics(*magics)
     loaded = _Loaded(notebook, Completer(notebook, magics).matcher(), Faces(notebook))
     loaded.faces.register(shell)

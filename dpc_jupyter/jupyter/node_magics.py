@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from IPython.core.interactiveshell import InteractiveShell
-from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from dpc_jupyter.jupyter.arguments import fill_in, parse
@@ -17,7 +18,21 @@ from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.status import PeerStatus
 from dpc_jupyter.sanitize import is_word, label
-from dpc_jupyter.wording import MODEL_HEAD, PAUSED, USAGE_HEAD, let_in_line, model_row, offered, usage_rows
+from dpc_jupyter.wording import (
+    MODEL_HEAD,
+    PAUSED,
+    USAGE_HEAD,
+    joined_host,
+    let_in_line,
+    model_row,
+    offered,
+    reached,
+    tried,
+    usage_rows,
+)
+
+if TYPE_CHECKING:
+    from dpc_jupyter.node.thread import BackgroundNode
 
 
 @magics_class
@@ -92,11 +107,37 @@ class NodeMagics(Magics):
         peer = node.run(node.service.connect(where, name=wanted.name))
         models = node.run(node.service.models(peer.node_id))
         name = next((known.name for known in node.status().peers if known.node_id == peer.node_id), peer.name)
-        print(f"Connected to {name} ({short(peer.node_id)}) by {peer.kind} at {peer.address}.")
+        print(f"Connected to {name} ({short(peer.node_id)}) {reached(peer)}.")
+        if before := tried(node.service.attempts(peer.node_id)):
+            print(f"Tried as well: {before}.")
         print(offered(name, models, node.status().node_id))
         if models and self._notebook.host == LOCAL:
             host = name if is_word(name) else peer.node_id
             print(f"Ask it with %dpc_ask -H {host} ..., or make it this notebook's host: %dpc_host {host}")
+
+    @line_cell_magic
+    @no_var_expand
+    @one_line
+    @magic_arguments()
+    @argument("invitation", nargs="*", help="the line that the host's owner sent: dpc-invite:...")
+    @argument("--name", help="what to call the host here; default: its own name")
+    def dpc_join(self, line: str, cell: str = "") -> None:
+        """Go to a host by the line that its owner sent, and be let in.
+
+        One that a mail or chat has broken goes into the lines below %%dpc_join.
+
+        Examples::
+
+            %dpc_join dpc-invite:...
+            %dpc_join dpc-invite:... --name lab-gpu
+            %dpc_join {line}
+        """
+        wanted = parse(self, "dpc_join", line)
+        pasted = fill_in("".join(wanted.invitation), self._notebook.variables, self._shell) + cell
+        if not pasted.strip():
+            raise UsageError("By which invitation? %dpc_join dpc-invite:... with the line that the host's owner sent.")
+        node = self._notebook.node()
+        print(*joined_host(node.run(node.service.join(pasted, name=wanted.name))), sep="\n")
 
     @line_magic
     @no_var_expand
@@ -118,11 +159,10 @@ class NodeMagics(Magics):
     @one_line
     def dpc_peers(self, line: str) -> None:
         """Show who is linked to this node."""
-        peers = () if (node := self._notebook.running) is None else node.status().peers
-        if not peers:
+        if (node := self._notebook.running) is None or not (peers := node.status().peers):
             print("Nobody is linked: %dpc_connect dpc://... with the address that a host's owner gives you.")
             return
-        _show_peers(peers)
+        _show_peers(node, peers)
 
     @line_magic
     @no_var_expand
@@ -179,7 +219,7 @@ class NodeMagics(Magics):
                 place = "" if each.position is None else f", place {each.position}"
                 print(f"{kind} {each.peer_name} · {label(each.model)} · {each.state}{place} · {each.waited_s:.0f} s")
         if status.peers:
-            _show_peers(status.peers)
+            _show_peers(node, status.peers)
         if status.ledger_error:
             print(status.ledger_error)
 
@@ -211,23 +251,27 @@ class NodeMagics(Magics):
                 print(PAUSED)
             rules = node.service.access.rules
             who = let_in_line(rules, datetime.now(UTC))
-            print(f"Let in: {who}." if who else "Nobody is let in yet: %dpc_firewall allow NODE_ID --name NAME")
+            print(f"Let in: {who}." if who else "Nobody is let in yet: %dpc_invite NAME")
+        if status.hub:
+            print(f"Hub: {status.hub}{'' if status.takes_calls else ' (it can call others, and is not called)'}")
         if status.uri is not None:
             print(f"Address to give away: {status.uri}")
 
 
-def _show_peers(peers: Iterable[PeerStatus]) -> None:
+def _show_peers(node: BackgroundNode, peers: Sequence[PeerStatus]) -> None:
     show_table(
-        ("Peer", "Node", "Link", "Address", "Round trip", "Models for us"),
+        ("Peer", "Node", "Link", "Round trip", "Models for us"),
         [
             (
                 peer.name,
                 peer.node_id,
-                f"{peer.kind} {'to it' if peer.outgoing else 'from it'}",
-                peer.address,
+                f"{'to it' if peer.outgoing else 'from it'} {reached(peer)}",
                 "" if peer.rtt_s is None else f"{peer.rtt_s * 1000:.0f} ms",
                 ", ".join(dict.fromkeys(model.model for model in peer.models)) or "none",
             )
             for peer in peers
         ],
     )
+    for peer in peers:
+        if peer.outgoing and (before := tried(node.service.attempts(peer.node_id))):
+            print(f"{peer.name}: tried as well: {before}.")

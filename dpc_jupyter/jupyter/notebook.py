@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from dpc_jupyter.home import Home
     from dpc_jupyter.node.access import Access
     from dpc_jupyter.node.answer import Answer
+    from dpc_jupyter.node.invitations import Invitations
     from dpc_jupyter.node.status import PeerStatus
     from dpc_jupyter.node.thread import BackgroundNode
 
@@ -149,3 +150,11 @@ class Notebook:
         from dpc_jupyter.node.access import Access
 
         return Access(self.home) if (running := self.running) is None else running.service.access
+
+    @property
+    def invitations(self) -> Invitations:
+        """The owner's invitations; a running node's own, as `access`."""
+        from dpc_jupyter.node.invitations import Invitations
+
+        running = self.running
+        return Invitations(self.home, self.access) if running is None else running.service.invitations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,7 +12,8 @@ from dpc_jupyter.jupyter.interrupts import HeldInterrupt
 from dpc_jupyter.jupyter.notebook import linked
 from dpc_jupyter.jupyter.one_line import Interrupted
 from dpc_jupyter.node.answer import Answer, TextDelta
-from dpc_jupyter.node.thread import BackgroundNode
+from dpc_jupyter.node.thread import AnswerReader, BackgroundNode
+from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import RemoteInferenceStatus
 from dpc_jupyter.terminal import TerminalAnswer
 from dpc_jupyter.wording import provenance, waiting, with_models
@@ -48,7 +50,10 @@ class TerminalFace:
         self._terminal.end(provenance(answer) if answer.text or answer.error is None else "")
 
 
-def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> tuple[Answer, DpcError | Interrupted | None]:
+Drawn = tuple[Answer, DpcError | Interrupted | None]
+
+
+def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> Drawn:
     """Ask, and draw the answer as it comes.
 
     Parameters
@@ -65,14 +70,32 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> tuple[A
     DpcError or Interrupted or None
         Why it ended early.
     """
-    started, status, thought = time.monotonic(), None, 0
-    failure: DpcError | Interrupted | None = None
     try:
         host = linked(node, host)
     except DpcError as error:
-        return Answer("", host, host, "", finish_reason="error", error=str(error)), error
+        return _unlinked(host, error)
+    model = question.get("model")
+    return _draw(node, face, host, model, lambda: node.execute_ai_query(compute_host=host, **question))
+
+
+def collect(node: BackgroundNode, face: Face, left: UnfinishedRequest) -> Drawn:
+    """Draw the answer to a question of a process that has ended; returns as `ask`. Its host is linked to if need be."""
+    try:
+        node.run(node.service.link_to(left.host))
+    except DpcError as error:
+        return _unlinked(left.host, error)
+    return _draw(node, face, left.host, left.model or None, lambda: node.collect(left.request_id))
+
+
+def _unlinked(host: str, error: DpcError) -> Drawn:
+    return Answer("", host, host, "", finish_reason="error", error=str(error)), error
+
+
+def _draw(node: BackgroundNode, face: Face, host: str, model: str | None, begin: Callable[[], AnswerReader]) -> Drawn:
+    started, status, thought = time.monotonic(), None, 0
+    failure: DpcError | Interrupted | None = None
     with HeldInterrupt() as interrupt:
-        reader = node.execute_ai_query(compute_host=host, **question)
+        reader = begin()
         try:
             for item in reader:
                 if interrupt.pressed:
@@ -85,7 +108,7 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> tuple[A
                 elif isinstance(item, RemoteInferenceStatus):
                     status = item
                 name = reader.answer.host_name if reader.answer else host
-                line = waiting(status, name, question.get("model"), time.monotonic() - started)
+                line = waiting(status, name, model, time.monotonic() - started)
                 face.wait(f"{name} is thinking · {thought} words so far" if thought else line)
                 face.tick()
         except DpcError as error:

@@ -48,6 +48,10 @@ class Access:
         """Take nothing new from those who are let in, or take it again; every node of this home obeys."""
         self.rules = self._home.edit_access(lambda document: firewall.set_paused(document, paused))
 
+    def set_relaying(self, enabled: bool) -> None:
+        """Carry streams between peers of this node, or end those that it carries."""
+        self.rules = self._home.edit_access(lambda document: firewall.set_relaying(document, enabled))
+
     def allow(
         self,
         who: str,
@@ -74,10 +78,10 @@ class Access:
         node_id = self.node_id_of(who)
         if name and self.rules.node_by_name(name) not in (None, node_id):
             raise ConfigError(f"{label(name)!r} is what another node is called here: choose another name.")
-        until = _moment(expires)
+        until = moment(expires)
         self.rules = self._home.edit_access(
             lambda document: firewall.allow(
-                document, node_id, name=name, models=models, group=group, expires=until, limits=_limits(limits)
+                document, node_id, name=name, models=models, group=group, expires=until, limits=limits_of(limits)
             )
         )
         self._home.clear_pending(node_id)
@@ -138,11 +142,12 @@ class Access:
 def _dated(edit: Edit) -> Edit:
     """A span such as ``7d`` becomes the moment at which it ends."""
     if isinstance(edit, PersonEdit) and isinstance(edit.expires, str):
-        return msgspec.structs.replace(edit, expires="" if edit.expires == "never" else _moment(edit.expires))
+        return msgspec.structs.replace(edit, expires="" if edit.expires == "never" else moment(edit.expires))
     return edit
 
 
-def _limits(typed: Sequence[str]) -> dict[str, int | None]:
+def limits_of(typed: Sequence[str]) -> dict[str, int | None]:
+    """Limits as people type them, ``running=2``; ConfigError where one is none."""
     limits: dict[str, int | None] = {}
     for each in typed:
         name, _, number = each.partition("=")
@@ -153,7 +158,8 @@ def _limits(typed: Sequence[str]) -> dict[str, int | None]:
     return limits
 
 
-def _moment(expires: str | None) -> str | None:
+def moment(expires: str | None) -> str | None:
+    """An end as people type it, a span counted from now, as the access file has it; ConfigError where it is none."""
     units = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
     if expires and expires[:-1].isdecimal() and expires[-1] in units:
         try:

@@ -120,6 +120,8 @@ class AnswerStream:
         Model and provider that a request which names none gets, by what its host offers; the end of it tells for sure.
     pieces : int
         Of text or thinking that came so far: about a token each.
+    away : bool
+        The link to its host broke, and may come back.
     closed : callable
         Called once with this stream when nothing more will come.
     """
@@ -133,6 +135,7 @@ class AnswerStream:
     error: DpcError | None = None
     done: bool = False
     pieces: int = 0
+    away: bool = False
     expected: tuple[str, str] = ("", "")
     _text: list[str] = field(default_factory=list)
     _thinking: list[str] = field(default_factory=list)
@@ -172,6 +175,20 @@ class AnswerStream:
         """This machine itself fetches the model, which is no silence: the clock starts anew. Not for a host's word."""
         self._heard_at = time.monotonic()
         self.take_status(status)
+
+    def wait_for_link(self, note: str) -> None:
+        """The link broke: whoever tries to get it back ends the wait, and no clock of ours runs meanwhile."""
+        self.away = True
+        self._timer.cancel()
+        self.status = RemoteInferenceStatus(self.request.request_id, "running", note=note[:256])
+        self._status_taken = False
+        self._wake()
+
+    def link_is_back(self) -> None:
+        """The clock that ran starts anew."""
+        self.away = False
+        self._heard_at = time.monotonic()
+        self._timer = self._loop.call_later(self._clock[1], self._check_clock)
 
     def take_delta(self, text: str, thinking: str) -> None:
         """The next piece came; one without text is no sign of life."""

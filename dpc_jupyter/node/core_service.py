@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import datetime as dt
 import itertools
 import logging
 import platform
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakValueDictionary
+
+from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
 
 from dpc_jupyter.backends.registry import Registry, open_registry
-from dpc_jupyter.errors import Busy, DpcError, InvalidRequest, PeerNotConnected
+from dpc_jupyter.errors import (
+    Busy,
+    ConnectError,
+    DpcError,
+    InvalidRequest,
+    InvitationError,
+    NobodyListens,
+    PeerNotConnected,
+)
 from dpc_jupyter.home import PENDING_LIMIT, Home
+from dpc_jupyter.hub.adverts import Advert, FoundNode, Offer
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.answer import Answer, AnswerStream
 from dpc_jupyter.node.directory import Directory, PeerUri
 from dpc_jupyter.node.host import Host, provider_info
+from dpc_jupyter.node.invitations import Invitations, Joined
+from dpc_jupyter.node.joining import Joining
+from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.local import run_here
+from dpc_jupyter.node.network import Network
 from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.relays import MESSAGES as RELAY_MESSAGES
+from dpc_jupyter.node.relays import Relays
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
-from dpc_jupyter.node.requester import Requester
-from dpc_jupyter.node.status import KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.requester import Requester, lost
+from dpc_jupyter.node.status import JoinedHost, KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.unfinished import NOTE_AFTER_S, Unfinished, UnfinishedRequest
+from dpc_jupyter.node.whereabouts import Whereabouts
 from dpc_jupyter.protocol.connection import BadRequest
+from dpc_jupyter.protocol.invitation import Invitation
 from dpc_jupyter.protocol.messages import (
     ChatMessage,
     GetProviders,
     Image,
+    InviteClaim,
+    InviteResult,
     Message,
     Options,
     ProviderInfo,
@@ -39,6 +66,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceChunk,
     RemoteInferenceRequest,
     RemoteInferenceResponse,
+    RemoteInferenceResume,
     RemoteInferenceStatus,
 )
 from dpc_jupyter.sanitize import is_word, label
@@ -49,8 +77,27 @@ WATCH_EVERY_S = 0.3
 # Models come and go on an engine without telling; peers are told again when the list differs.
 OFFERS_EVERY_S = 10.0
 STRANGER_REQUEST_EVERY_S = 1.0
+# How long a host keeps what it says to an asker that is away.
+COME_BACK_S = 600.0
+# A hub takes 1,024 words an advert.
+_ADVERT_NODES, _ADVERT_MODELS = 256, 64
+# A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
+_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
+
+if TYPE_CHECKING:
+    from dpc_jupyter.hub.client import HubState
+    from dpc_jupyter.node.rendezvous import Rendezvous
 
 _log = logging.getLogger(__name__)
+
+
+def _about_hub(state: HubState) -> str:
+    return f"online at {state.origin}" if state.online else f"not online at {state.origin}: {state.reason}"
+
+
+def _may_be_back(error: BaseException) -> bool:
+    """Silence may be a network that is down; where the machine says that no node is there, its memory is gone."""
+    return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
 
 
 class CoreService:
@@ -64,6 +111,13 @@ class CoreService:
         What the node calls itself; the machine's name.
     registry : Registry, optional
         The engines; those of ``providers.json``, or what is found on this machine.
+
+    Attributes
+    ----------
+    access : Access
+        Who may use this machine's models.
+    invitations : Invitations
+        Lines that let somebody in; its methods block, so not on the node's own loop.
     """
 
     def __init__(self, home: Home | None = None, *, name: str | None = None, registry: Registry | None = None) -> None:
@@ -73,34 +127,58 @@ class CoreService:
         self.name = label(name or platform.node() or "node")
         self.identity = self.home.load_identity()
         self.access = Access(self.home)
+        self.invitations = Invitations(self.home, self.access)
         self.directory = Directory(self.home, lambda: self.access.rules)
         self.ledger = Ledger(self.home.ledger_path)
         self._watch = self.home.watch()
         self._registry = registry or open_registry(self.home.read_providers(), self.home.models_folder)
-        self._links = Links(self.identity, self.name, self.session, self)
+        self._network = Network.read(self.home)
+        self._rendezvous: Rendezvous | None = None
+        self._links = Links(self.identity, self.name, self.session, self, self._network.ice)
+        self._relays = Relays(
+            self.identity.node_id,
+            lambda: self.access.rules,
+            lambda: self._links.peers,
+            self.directory.name_of,
+            self._links.accept_over,
+        )
         self._requester = Requester(self.identity.node_id)
+        self._unfinished = Unfinished(self.home, self.identity.key_pem)
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._asking: dict[AnswerStream, None] = {}
+        self._noted: dict[AnswerStream, asyncio.TimerHandle | None] = {}  # None: it is in the file
         self._pieces = 0
         self._offers = Offers(self._host)
-        self._stranger_told_at = float("-inf")
+        self._joining = Joining(self.identity.node_id, self.invitations, self._joined, self._not_joined)
+        self._whereabouts = Whereabouts(self.home)
+        self._stranger_told_at = self._claim_told_at = float("-inf")
         self._stranger_asked_at: dict[str, float] = {}
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._to_note: dict[str, tuple[str, str, float]] = {}
         self._noting = False
+        self._coming_back: set[str] = set()
+        self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._attempts: dict[str, tuple[Attempt, ...]] = {}
+        self._takes_calls = False
+        self._advertised: tuple[Offer, ...] | None = None
         self._tasks: set[asyncio.Task[Any]] = set()
         self._writes: set[asyncio.Task[None]] = set()
 
-    async def start(self, listen: tuple[str, int] | None = None) -> None:
-        """Start the node. It listens only when told to.
+    async def start(self, listen: tuple[str, int] | None = None, *, takes_calls: bool | None = None) -> None:
+        """Start the node. It listens only when told to, and goes online at its home's hub if there is one.
 
         Parameters
         ----------
         listen : (str, int), optional
             Host (empty: every address) and first port to try; ``("", DEFAULT_PORT)`` to share.
+        takes_calls : bool, optional
+            Whether peers may call it over the hub; by default one that listens.
         """
         if listen is not None:
             await self.listen(*listen)
+        self._takes_calls = listen is not None if takes_calls is None else takes_calls
+        self._go_online()
+        await asyncio.to_thread(self._unfinished.look)
         self._spawn(self._watch_files())
 
     async def listen(self, host: str, port: int) -> PeerUri:
@@ -123,7 +201,38 @@ class CoreService:
         ConnectError
             No port near the wanted one is free.
         """
-        return self._links.uri or self._links.listen(host, port)
+        if self._links.uri is None:
+            uri = self._links.listen(host, port)
+            try:  # for whoever writes an invitation in another process of this home
+                await asyncio.to_thread(self._whereabouts.note, self.session, host, uri.port)
+            except (DpcError, OSError) as error:
+                _log.warning("where this node listens is not noted: %s", error)
+            await self._take_calls()
+            return uri
+        return self._links.uri
+
+    def _go_online(self) -> None:
+        if not self._network.hub:
+            return
+        from dpc_jupyter.node.rendezvous import Rendezvous  # websockets: only who has a hub pays for it
+
+        self._rendezvous = Rendezvous(
+            self._network,
+            self.identity,
+            self.name,
+            self.session,
+            self._links,
+            takes_offers=self._takes_calls,
+            changed=self._hub_changed,
+        )
+        self._rendezvous.start()
+
+    async def _take_calls(self) -> None:
+        """Who begins to listen while it runs may be called, too; a hub hears that with the login."""
+        if self._rendezvous is not None and not self._takes_calls:
+            await self._rendezvous.close()
+            self._takes_calls = True
+            self._go_online()
 
     async def stop(self, reason: str = "the node is shutting down") -> None:
         """End every request and link, stop our engines, and write what is unwritten."""
@@ -132,8 +241,15 @@ class CoreService:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
+        if self.uri is not None:
+            with contextlib.suppress(DpcError, OSError):
+                self._whereabouts.forget(self.session)  # as the ledger's closing below, not in a thread
+        await self._joining.stop()
         await self._offers.stop()
         await self._host.stop()
+        await self._relays.stop()
+        if self._rendezvous is not None:
+            await self._rendezvous.close()
         await self._links.close(reason)
         await self._registry.close()
         self.ledger.close()  # not in a thread: at the interpreter's end there are no new ones
@@ -162,20 +278,84 @@ class CoreService:
             Nobody answers there; or somebody else does; or the peer refused us.
         """
         if ":" in where:  # of any scheme: what is wrong with it is said
-            uri: PeerUri | None = PeerUri.parse(where)
+            uri = PeerUri.parse(where)
+            node_id, ways = uri.node_id, [self._direct(uri, timeout_s)]
         else:
-            uri = self.directory.uri_of(self.directory.find(where, self._links.peers))
-        if uri is None:
-            raise PeerNotConnected(f"No address of {label(where)} is known: use its dpc:// address once.")
-        try:
-            peer = await self._links.connect(uri, timeout_s)
-        except DpcError as error:
-            self.directory.note_lost(uri.node_id, str(error))
-            raise
+            node_id = self.directory.find(where, self._links.peers)
+            ways = self._ways_to(node_id, timeout_s)
+        if not ways:
+            raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
+        return await self._reach(node_id, ways, name)
+
+    async def _reach(self, node_id: str, ways: Sequence[Way], name: str | None) -> PeerStatus:
+        # Two that connect at once share one link: a second one would replace the first.
+        async with self._reaching.setdefault(node_id, asyncio.Lock()):
+            peer = next((peer for peer in self._links.peers if peer.node_id == node_id and peer.outgoing), None)
+            if peer is None:
+                try:
+                    peer, tried = await climb(ways)
+                except DpcError as error:
+                    self.directory.note_lost(node_id, str(error))
+                    raise
+                self._attempts[node_id] = tried
         # The disk is not waited for: a peer is of use before its address is safe.
-        if (change := self.directory.remember(uri, peer.name, name)) is not None:
+        way = next((attempt.way for attempt in self.attempts(node_id) if attempt.won), "")
+        if (change := self.directory.remember(node_id, peer.uri, peer.name, name, way)) is not None:
             self._write(self.directory.save, change)
         return self._peer_status(peer)
+
+    def _ways_to(self, node_id: str, timeout_s: float) -> list[Way]:
+        """The ways to a node that may be tried, best first."""
+        ways = [self._direct(uri, timeout_s) for uri in self.directory.uris_of(node_id)]
+        if self._rendezvous is not None:
+            ways.append(Way("WebRTC", partial(self._rendezvous.dial, node_id, timeout_s)))
+        return ways + [
+            Way(f"over {self.directory.name_of(via)}", partial(self._dial_over, via, node_id, timeout_s))
+            for via in self._links.peers
+            if any(each.node_id == node_id for each in via.relays)
+        ]
+
+    def attempts(self, node_id: str) -> tuple[Attempt, ...]:
+        """What was tried to reach a node the last time that it was, and what won."""
+        return self._attempts.get(node_id, ())
+
+    def _hub_changed(self, state: HubState) -> None:
+        self._tell("hub_changed", self.identity.node_id, f"This node is {_about_hub(state)}")
+
+    async def search(self, *, model: str = "", name: str = "", group: str = "") -> tuple[FoundNode, ...]:
+        """Nodes that are online at the hub and let themselves be found by this one; by the hub's word.
+
+        Raises
+        ------
+        ConnectError
+            No hub is set, or it is not reached.
+        """
+        if self._rendezvous is None:
+            raise ConnectError(
+                f"No hub is set. %dpc_hub https://... sets one in {self.home.network_path}, for the next start."
+            )
+        return await self._rendezvous.search(model=model, name=name, group=group)
+
+    async def _advertise(self) -> None:
+        """Let everybody who is let in find the models that he may use, and nobody else anything."""
+        assert self._rendezvous is not None
+        rules, now = self.access.rules, dt.datetime.now(dt.UTC)
+        names = list(dict.fromkeys(model.name for _, model in await self._registry.offers()))
+        viewers: dict[tuple[str, ...], list[str]] = {}
+        for node_id in rules.let_in(now)[:_ADVERT_NODES] if not rules.paused else ():
+            models = tuple(rules.get_available_models_for_peer(node_id, names, now))[:_ADVERT_MODELS]
+            viewers.setdefault(models, []).append(node_id)
+        offers = tuple(Offer(models, tuple(ids)) for models, ids in viewers.items() if models)
+        if offers != self._advertised:
+            await self._rendezvous.advertise(Advert(offers) if offers else None)
+            self._advertised = offers
+
+    def _direct(self, uri: PeerUri, timeout_s: float) -> Way:
+        return Way(f"TLS at {uri.host}:{uri.port}", partial(self._links.connect, uri, timeout_s))
+
+    async def _dial_over(self, via: Peer, node_id: str, timeout_s: float) -> Peer:
+        sock = await self._relays.dial(via, node_id, timeout_s)
+        return await self._links.dial_over(sock, node_id, via, timeout_s)
 
     async def link_to(self, who: str, *, timeout_s: float = 10.0) -> PeerStatus:
         """The link to a peer, made if there is none; parameters and errors as `connect`."""
@@ -184,6 +364,50 @@ class CoreService:
             if peer is not None:
                 return self._peer_status(peer)
         return await self.connect(who, timeout_s=timeout_s)
+
+    async def join(self, line: str, *, name: str | None = None, timeout_s: float = 10.0) -> JoinedHost:
+        """Go to a host by the invitation that its owner sent, and be let in. Again does no harm.
+
+        Parameters
+        ----------
+        line : str
+            ``dpc-invite:...``, as it was pasted.
+        name : str, optional
+            What to call the host here; what it calls itself.
+        timeout_s : float
+            For each of its addresses, and for its answer.
+
+        Raises
+        ------
+        InvitationError
+            The line is damaged, or the host refuses it.
+        ConnectError, HandshakeError, PeerLost
+            The host cannot be reached; the invitation stays as it is.
+        """
+        invitation = Invitation.parse(line)
+        if invitation.node_id == self.identity.node_id:
+            raise InvitationError("This is an invitation of your own node: send it to whom it is for.")
+        uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
+        ways = [self._direct(uri, timeout_s) for uri in uris]
+        if self._rendezvous is not None:
+            ways.append(Way("WebRTC", partial(self._rendezvous.dial, invitation.node_id, timeout_s)))
+        elif not ways:
+            raise InvitationError(
+                f"This host opens no port: it is called over the hub at {invitation.hub} alone. If that is your lab's, "
+                f"name it by %dpc_hub {invitation.hub} for the next start, and use the same invitation."
+            )
+        status = await self._reach(invitation.node_id, ways, name)
+        peer = self._links.of(invitation.node_id)
+        if peer is None:
+            raise ConnectError(f"The link to {status.name} ended at once. Use the same invitation again.")
+        if not peer.invites:
+            raise InvitationError(
+                f"{status.name} runs a dpc-jupyter that knows no invitations: its owner updates it, or lets in "
+                f"your node id: {self.identity.node_id}"
+            )
+        result = await self._joining.claim(peer, invitation, timeout_s)
+        await self._offers.ask(peer, timeout_s)
+        return JoinedHost(self._peer_status(peer), label(result.name), result.sharing)
 
     async def disconnect(self, who: str) -> None:
         """End every link to a peer; what it has open fails by name."""
@@ -200,8 +424,22 @@ class CoreService:
         return tuple(self._peer_status(peer) for peer in self._links.peers)
 
     def known(self) -> tuple[KnownPeer, ...]:
-        """Every peer that was dialled before, linked or not."""
-        return self.directory.peers()
+        """Every peer that was dialled before, linked or not, and whom of the access file a linked peer would relay to.
+
+        A relay's word adds nobody else: the names that it tells are anybody's.
+        """
+        links, rules, now = self._links.peers, self.access.rules, dt.datetime.now(dt.UTC)
+        carriers: dict[str, str] = {}
+        for peer in links:
+            carriers |= {each.node_id: self.directory.name_of(peer) for each in peer.relays}
+        for linked in (self.identity.node_id, *(peer.node_id for peer in links)):
+            carriers.pop(linked, None)
+        dialled = self.directory.peers()
+        listed = {n for n in carriers if rules.lists(n, now) or rules.name_of(n) != n} - self.directory.known.keys()
+        return (
+            *(replace(each, via=carriers.get(each.node_id, "")) for each in dialled),
+            *(KnownPeer(n, self.directory.name_of(n), 0.0, "", carriers[n]) for n in sorted(listed)),
+        )
 
     def refresh(self) -> None:
         """Ask every linked peer what it offers and how busy it is; `peers` then tells."""
@@ -313,7 +551,15 @@ class CoreService:
 
     def _request_inference_from_peer(self, host: str, request: InferenceRequest) -> AnswerStream:
         peer = self._peer(host)
-        stream = self._requester.open(peer, request, self.directory.name_of(peer), self._asked)
+        name = self.directory.name_of(peer)
+        before = self._unfinished.take(peer.node_id, request) if peer.resumes else None
+        if before is None:
+            stream = self._requester.open(peer, request, name, self._asked)
+            if peer.resumes:
+                self._noted[stream] = asyncio.get_running_loop().call_later(NOTE_AFTER_S, self._note_asked, stream)
+        else:
+            stream = self._requester.collect(peer, replace(request, request_id=before), name, self._asked, anew=True)
+            self._noted[stream] = None
         for offer in peer.offers:
             if request.provider in (None, offer.alias) and request.model in (None, offer.model):
                 stream.expected = (offer.model, offer.alias)
@@ -328,8 +574,41 @@ class CoreService:
         task = self._spawn(run_here(self._registry, stream))
         return stream
 
+    def unfinished(self) -> tuple[UnfinishedRequest, ...]:
+        """Answers that a process of this user asked for and did not live to read; asking the same collects them."""
+        self._unfinished.look()
+        return self._unfinished.requests()
+
+    def collect(self, request_id: str) -> AnswerStream:
+        """Read such an answer, of a host that is linked.
+
+        Raises
+        ------
+        InvalidRequest
+            There is no such request, or no more.
+        PeerNotConnected
+            Its host is not linked.
+        """
+        for known in self.unfinished():
+            if known.request_id == request_id:
+                peer = self._peer(known.host)
+                request = InferenceRequest(request_id, (), known.model or None)
+                stream = self._requester.collect(peer, request, known.host_name, self._asked)
+                self._asking[stream] = self._noted[stream] = None
+                return stream
+        raise InvalidRequest(f"No request {label(request_id)} can be collected: %dpc_pending shows those that can.")
+
+    def _note_asked(self, stream: AnswerStream) -> None:
+        self._noted[stream] = None
+        self._write(self._unfinished.note, stream.host, stream.host_name, stream.request)
+
     def _asked(self, stream: AnswerStream) -> None:
         self._asking.pop(stream, None)
+        if stream in self._noted:
+            if (timer := self._noted.pop(stream)) is not None:
+                timer.cancel()
+            else:
+                self._write(self._unfinished.forget, stream.request.request_id)
         self._pieces += stream.pieces
         answer = stream.answer
         self.ledger.record(
@@ -353,8 +632,8 @@ class CoreService:
     # Serving: what peers say, in one table's worth of branches.
 
     def is_known(self, node_id: str) -> bool:
-        """From the links."""
-        return self.access.is_known(node_id)
+        """From the links: who is let in, to compute or to be relayed, is no stranger."""
+        return self.access.is_known(node_id) or self.access.rules.may_relay(node_id, dt.datetime.now(dt.UTC))
 
     def legacy_ok(self, node_id: str) -> bool:
         """From the links."""
@@ -363,6 +642,8 @@ class CoreService:
     def peer_opened(self, peer: Peer) -> None:
         """From the links."""
         peer.send(GetProviders())
+        self._requester.resume(peer)
+        self._relays.tell()
         self._tell_of(peer, "peer_connected", f"connected from {peer.address}.")
 
     def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
@@ -378,12 +659,20 @@ class CoreService:
                 self._handle_inference_request(peer, message)
             case RemoteInferenceCancel():
                 self._host.cancel(peer, message.request_id)
+            case RemoteInferenceResume():
+                self._host.resume(peer, message.request_id, message.next_index)
             case GetProviders():
                 self._offers.answer(peer)
             case ProvidersResponse():
                 if self._offers.take(peer, message):
                     name = self.directory.name_of(peer)
                     self._tell("models_changed", peer.node_id, f"{name} offers {len(peer.offers)} models.")
+            case _ if isinstance(message, RELAY_MESSAGES):
+                self._relays.take(peer, message)
+            case InviteClaim():
+                self._joining.take_claim(peer, message)
+            case InviteResult():
+                self._joining.take_result(peer, message)
             case BadRequest():
                 self._host.refuse(peer, message.request_id, InvalidRequest(f"Invalid request: {message.reason}"))
 
@@ -391,14 +680,63 @@ class CoreService:
         """From the links."""
         name = self.directory.name_of(peer)
         self._host.peer_closed(peer)
+        self._relays.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
+        if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
+            self._coming_back.add(peer.node_id)
+            self._spawn(self._come_back(peer.node_id, name, reason))
         self._offers.forget(peer)
+        self._joining.peer_closed(peer, name)
         if peer.outgoing and self._links.of(peer.node_id) is None:
             self.directory.note_lost(peer.node_id, f"disconnected: {reason}")
         self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
 
+    def peer_silent(self, peer: Peer) -> None:
+        """From the links: before it counts as gone, a request that is open tries another link."""
+        if self._requester.asks(peer):
+            self._spawn(self._go_around(peer))
+
+    async def _go_around(self, silent: Peer) -> None:
+        while silent.silent and not silent.closed and self._requester.asks(silent):
+            ways = self._ways_to(silent.node_id, _REDIAL_TIMEOUT_S)
+            with contextlib.suppress(DpcError):
+                async with self._reaching.setdefault(silent.node_id, asyncio.Lock()):
+                    newer, _ = await climb(ways)
+                if newer.session == silent.session:
+                    silent.close("it was silent, and a newer link is there", lost=True)
+                return
+            await asyncio.sleep(_REDIAL_LAST_S)
+
+    async def _come_back(self, node_id: str, name: str, reason: str) -> None:
+        """Get the link to a host back that requests wait for, or fail them once."""
+        try:
+            async for attempt in AsyncRetrying(
+                wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
+                stop=stop_after_delay(COME_BACK_S),
+                retry=retry_if_exception(_may_be_back),
+                reraise=True,
+            ):
+                with attempt:
+                    for back in self._links.peers:
+                        if back.node_id == node_id:
+                            self._requester.resume(back)
+                    if self._requester.waiting_for(node_id):
+                        await self._try_to_come_back(node_id, name)
+        except DpcError as error:
+            cause = "its node has ended" if isinstance(error, NobodyListens) else reason
+            self._requester.give_up(node_id, lost(name, cause))
+        finally:
+            self._coming_back.discard(node_id)
+
+    async def _try_to_come_back(self, node_id: str, name: str) -> None:
+        try:
+            await self.connect(node_id, timeout_s=_REDIAL_TIMEOUT_S)
+        except ConnectError as error:
+            self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
+            raise
+
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
-        if not self.is_known(peer.node_id):
+        if not self.access.is_known(peer.node_id):
             now = time.monotonic()
             if now - self._stranger_asked_at.get(peer.node_id, -1e9) < STRANGER_REQUEST_EVERY_S:
                 self._host.refuse(peer, request.request_id, Busy("Busy: one request a second until you are let in."))
@@ -419,6 +757,23 @@ class CoreService:
         what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
         self._tell("access_requested", peer.node_id, what)
 
+    def _joined(self, peer: Peer, joined: Joined) -> None:
+        self._links.reconsider()
+        for each in self._links.peers:
+            if each.node_id == peer.node_id:
+                self._offers.answer(each)
+        if not joined.again:
+            what = f"{joined.name} ({peer.node_id}) has joined by invitation and is let in"
+            self._tell("peer_joined", peer.node_id, f"{what}{'' if joined.sharing else ' once sharing is on'}.")
+
+    def _not_joined(self, peer: Peer, reason: str) -> None:
+        if time.monotonic() - self._claim_told_at >= STRANGER_REQUEST_EVERY_S:  # guesses are no flood of news
+            self._claim_told_at = time.monotonic()
+            who = f"{self.directory.name_of(peer)} ({peer.node_id})"
+            self._tell(
+                "join_refused", peer.node_id, f"{who} tried an invitation and was refused: {reason.rstrip('.')}."
+            )
+
     # Watching and telling.
 
     async def _watch_files(self) -> None:
@@ -436,9 +791,13 @@ class CoreService:
             # Without a change too: a permission may have expired.
             self._links.reconsider()
             self._host.reconsider()
+            self._relays.reconsider()
             if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
                 offered_at = time.monotonic()
                 self._offers.push()
+                if self._rendezvous is not None and self._takes_calls:
+                    with contextlib.suppress(DpcError):  # the hub's state says it; the next look tries again
+                        await self._advertise()
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
@@ -483,6 +842,8 @@ class CoreService:
             access_error=rules.error,
             ledger_error=self.ledger.error,
             peers=self.peers(),
+            hub="" if self._rendezvous is None else _about_hub(self._rendezvous.state),
+            takes_calls=self._rendezvous is not None and self._takes_calls,
             serving=tuple(
                 RequestStatus(
                     serving.peer.node_id,
@@ -521,6 +882,7 @@ class CoreService:
             rtt_s=peer.rtt_s,
             models=peer.offers,
             load=peer.load,
+            via=tuple(map(self.directory.name_of, reversed(peer.hops))),
         )
 
     async def _note_pending(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import re
 import time
@@ -20,6 +21,7 @@ from dpc_jupyter.transports.tls import DEFAULT_PORT
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 _REWRITE_S = 3600
+_ADDRESSES = 4
 _NODE_ID = re.compile(r"dpc-node-[0-9a-f]{32}")
 
 
@@ -80,29 +82,36 @@ class Directory:
 
     @property
     def known(self) -> dict[str, dict[str, Any]]:
-        """``node_id -> {"name", "uri", "last_seen"}`` of every peer that was dialled once."""
+        """``node_id -> {"name", "uri", "by", "last_seen"}`` of every peer that was dialled once."""
         return dict(self._known)
 
-    def remember(self, uri: PeerUri, claimed_name: str, given_name: str | None) -> Change | None:
+    def remember(
+        self, node_id: str, uri: PeerUri | None, claimed_name: str, given_name: str | None, way: str = ""
+    ) -> Change | None:
         """Know a peer that was dialled, and return the change that `save` writes to disk, None if it can wait.
 
-        It keeps the first name that it got; only a given name replaces that.
+        It keeps the first name that it got; only a given name replaces that. Without an address, by which it was not
+        reached, it keeps those that it had. `way` is the name of the `ladder.Way` that worked.
         """
-        self._lost.pop(uri.node_id, None)
-        before = self._known.get(uri.node_id, {})
+        self._lost.pop(node_id, None)
+        before = self._known.get(node_id, {})
 
         def change(known: dict[str, Any]) -> dict[str, Any]:
-            others = {n: dict(entry) for n, entry in known.items() if n != uri.node_id}
-            name = given_name or known.get(uri.node_id, {}).get("name")
+            others = {n: dict(entry) for n, entry in known.items() if n != node_id}
+            entry = known.get(node_id, {})
+            name = given_name or entry.get("name")
             for other in others.values():
                 if given_name and other.get("name") == given_name:
                     other["name"] = ""
             if not name:
                 name = "" if claimed_name in {other.get("name") for other in others.values()} else claimed_name
-            return {**others, uri.node_id: {"name": name, "uri": str(uri), "last_seen": int(time.time())}}
+            uris = _uris(entry) if uri is None else [str(uri), *(each for each in _uris(entry) if each != str(uri))]
+            addresses = {"uri": uris[0], "also": uris[1:_ADDRESSES]} if uris else {}
+            by = {"by": way} if way else {}
+            return {**others, node_id: {"name": name, **addresses, **by, "last_seen": int(time.time())}}
 
         self._known = change(self._known)
-        after = self._known[uri.node_id]
+        after = self._known[node_id]
         # A write is an fsync and a lock, and competes with the first request: for the time of day alone, hourly.
         fresh = after["last_seen"] - _seen(before) < _REWRITE_S
         return None if fresh and {**before, "last_seen": after["last_seen"]} == after else change
@@ -131,10 +140,13 @@ class Directory:
         claimed = peer.name if isinstance(peer, Peer) else ""
         return label(given or claimed) or short(node_id)
 
-    def uri_of(self, node_id: str) -> PeerUri | None:
-        """Where it was reached last."""
-        text = self._known.get(node_id, {}).get("uri")
-        return PeerUri.parse(text) if isinstance(text, str) else None
+    def uris_of(self, node_id: str) -> list[PeerUri]:
+        """Where it was reached, the last address first: a home may run several nodes, each on a port of its own."""
+        found = []
+        for text in _uris(self._known.get(node_id, {})):
+            with contextlib.suppress(UriError):  # people edit the file too
+                found.append(PeerUri.parse(text))
+        return [uri for uri in found if uri.node_id == node_id]
 
     def find(self, words: str, peers: Iterable[Peer]) -> str:
         """The node id that a user means by a name, a node id, or the beginning of one.
@@ -163,6 +175,12 @@ class Directory:
         names = sorted({self.name_of(node_id) for node_id in known})
         hint = f"Known: {', '.join(names)}." if names else "Connect first: %dpc_connect dpc://..."
         raise PeerNotConnected(f"Peer {label(words)} is not connected. {hint}")
+
+
+def _uris(entry: Mapping[str, Any]) -> list[str]:
+    also = entry.get("also")
+    texts = [entry.get("uri"), *(also if isinstance(also, list) else [])]
+    return [text for text in texts if isinstance(text, str)]
 
 
 def _seen(entry: Mapping[str, Any]) -> float:

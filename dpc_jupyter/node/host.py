@@ -15,6 +15,7 @@ from dpc_jupyter.backends.base import Backend, Finished, Generation, ModelInfo
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.errors import (
     AccessDenied,
+    AnswerGone,
     BackendError,
     Busy,
     ConfigError,
@@ -28,6 +29,7 @@ from dpc_jupyter.errors import (
 )
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.ledger import Ledger
+from dpc_jupyter.node.kept import KEEP_S, KeptAnswers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.requester import DENIED
 from dpc_jupyter.node.serving import OUTBOX_CHARS, Serving, conversation
@@ -49,6 +51,8 @@ OPEN_LIMIT_BYTES = 8 * 1024 * 1024
 TURN_S = 0.001
 # A peer that answers PING but reads nothing of its answer must not hold a slot; as long as its own idle clock.
 READ_STALL_S = 60.0
+# For an asker to come back after its link broke, before others that wait may have its slot: dialling takes less.
+AWAY_GRACE_S = 1.5
 # Enough for an owner to see that a node is refused, and why.
 REFUSALS_NOTED_PER_MINUTE = 60
 
@@ -83,8 +87,9 @@ class Host:
         self._rules = rules
         self._refused = refused
         self._queue = FairQueue(time.monotonic)
-        self._open: dict[tuple[Peer, str], Serving] = {}
-        self._open_of: dict[Peer, int] = {}
+        self._open: dict[tuple[str, str], Serving] = {}
+        self._kept = KeptAnswers(time.monotonic)
+        self._open_of = Counter[Peer]()
         self._open_bytes_of = Counter[str]()
         self._stopping = False
         self._pieces = 0
@@ -124,9 +129,13 @@ class Host:
 
     def take_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
         """A peer asks. Every request gets exactly one response, unless its link ends first."""
-        key = (peer, request.request_id)
-        if key in self._open:
-            # Request ids are idempotent: the first one is still being answered.
+        key = (peer.node_id, request.request_id)
+        # Request ids are idempotent: what is being answered, or was, is not run again.
+        if (serving := self._open.get(key) or self._finished(*key)) is not None:
+            if not serving.is_for(request):
+                self.refuse(peer, request.request_id, InvalidRequest("Invalid request: its id was another question's."))
+            elif serving.task is None or serving.peer is not peer:
+                self.resume(peer, request.request_id, 0)
             return
         if self._stopping:
             self.refuse(peer, request.request_id, InferenceError("The host is shutting down."))
@@ -134,7 +143,7 @@ class Host:
         if self._rules().paused and self.lets_in(peer.node_id):
             self.refuse(peer, request.request_id, Busy("Busy: the host's owner has paused sharing; try again later."))
             return
-        if self._open_of.get(peer, 0) >= OPEN_LIMIT:
+        if self._open_of[peer] >= OPEN_LIMIT:
             self.refuse(peer, request.request_id, Busy(f"Busy: {OPEN_LIMIT} requests of yours are open at this host."))
             return
         serving = Serving(peer, request, time.monotonic())
@@ -144,37 +153,78 @@ class Host:
             return
         self._open_bytes_of[peer.node_id] += serving.prompt_bytes
         self._open[key] = serving
-        self._open_of[peer] = self._open_of.get(peer, 0) + 1
+        self._open_of[peer] += 1
         serving.task = asyncio.get_running_loop().create_task(self._serve(serving))
         # Not a `finally` in the task: one that is cancelled before its first step never runs its body.
         serving.task.add_done_callback(lambda task: self._ended(serving, task))
 
     def refuse(self, peer: Peer, request_id: str, error: DpcError) -> None:
         """Answer a request with an error, at once."""
-        peer.send(
-            RemoteInferenceResponse(request_id=request_id, status="error", error=error.sentence[:4096], code=error.code)
-        )
+        peer.send(_failure(request_id, error))
+
+    def resume(self, peer: Peer, request_id: str, next_index: int) -> None:
+        """An asker is back on another link, and has the chunks before `next_index`."""
+        key = (peer.node_id, request_id)
+        # One that failed is told only to an asker who was there: whoever has nothing of it asks anew.
+        serving = self._open.get(key) or (self._kept.get(*key) if next_index else self._finished(*key))
+        if serving is None or not serving.streams:
+            sentence = "This host has no such answer, or no more: it may have been restarted. Ask again."
+            self.refuse(peer, request_id, AnswerGone(sentence))
+        elif not self._rules().can_request_inference(peer.node_id, serving.model, dt.datetime.now(dt.UTC)):
+            self.refuse(peer, request_id, AccessDenied(DENIED))
+        elif next_index > len(serving.said):
+            self.refuse(peer, request_id, InvalidRequest("Invalid request: next_index is beyond what was said."))
+        else:
+            if key in self._open:
+                self._count(serving.peer, -1)
+                self._count(peer, 1)
+            serving.attach(peer, next_index)
+
+    def _finished(self, node_id: str, request_id: str) -> Serving | None:
+        kept = self._kept.get(node_id, request_id)
+        return kept if kept is not None and kept.cause is None else None
+
+    def _count(self, peer: Peer, more: int) -> None:
+        self._open_of[peer] += more
+        if not self._open_of[peer]:
+            del self._open_of[peer]
 
     def cancel(self, peer: Peer, request_id: str) -> None:
         """The asker wants no more of it."""
-        serving = self._open.get((peer, request_id))
+        serving = self._open.get((peer.node_id, request_id))
         if serving is not None:
             self._stop(serving, RequestCancelled("Stopped by the asker."))
 
     def peer_closed(self, peer: Peer) -> None:
-        """Stop everything that this link had open."""
+        """Stop everything that this link had open; what its asker may come back for goes on."""
         for serving in self.servings:
             if serving.peer is peer:
-                self._stop(serving, PeerLost("The asker's connection ended."))
+                if peer.lost and peer.resumes and serving.streams:
+                    serving.is_away()
+                else:
+                    self._stop(serving, PeerLost("The asker's connection ended."))
 
     def reconsider(self) -> None:
         """The rules or the date may have changed: stop what is no longer allowed, and apply the limits to the rest."""
         rules, now = self._rules(), dt.datetime.now(dt.UTC)
+        self._kept.expire()
+        self._reclaim()
         for serving in self.servings:
             if serving.model and not rules.can_request_inference(serving.peer.node_id, serving.model, now):
                 self._stop(serving, Revoked("The host's owner has withdrawn the permission for this request."))
         for node_id in {serving.peer.node_id for serving in self._open.values()}:
             self._may_start(self._queue.relimit(node_id, rules.limits_for(node_id)))
+
+    def _reclaim(self) -> None:
+        """Nobody waits for the slot of an asker that is away; without others it runs on, for a while."""
+        now = time.monotonic()
+        waiting = [each for each in self.servings if each.state == "queued" and each.lost_at is None]
+        wanted = {each.provider for each in waiting} | {each.peer.node_id for each in waiting}
+        for serving in self.servings:
+            if serving.lost_at is not None:
+                patience_s = AWAY_GRACE_S if {serving.provider, serving.peer.node_id} & wanted else KEEP_S
+                if now - serving.lost_at > patience_s:
+                    self._stop(serving, PeerLost("The asker's connection ended, and it did not come back."))
 
     def _may_start(self, started: list[Hashable]) -> None:
         for serving in started:
@@ -188,6 +238,7 @@ class Host:
         for serving in self.servings:
             self._stop(serving, InferenceError("The host is shutting down."))
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._kept.clear()
 
     def _stop(self, serving: Serving, cause: DpcError) -> None:
         if serving.cause is None and serving.task is not None:
@@ -247,22 +298,20 @@ class Host:
                     await asyncio.sleep(0)
                     turn_began = now
                     if serving.streams:
-                        await self._room(peer)
+                        await self._room(serving)
                     elif serving.pending_chars > LIMIT_BYTES:
                         raise InvalidRequest("The answer is too large for one message: ask for fewer tokens.")
         if serving.streams:
-            await self._room(peer)
+            await self._room(serving)
         # Here and not in the callback, which runs a turn later: the last text and the response leave together.
         self._close(serving, serving.cause)
 
-    async def _room(self, peer: Peer) -> None:
-        if peer.has_room:
-            return
+    async def _room(self, serving: Serving) -> None:
         try:
             async with asyncio.timeout(READ_STALL_S):
-                await peer.room()
+                await serving.wait_for_room()
         except TimeoutError:
-            peer.abort("it does not read what it asks for")
+            serving.peer.abort("it does not read what it asks for")
 
     async def _resolve(self, peer: Peer, request: RemoteInferenceRequest) -> tuple[Backend, ModelInfo]:
         """The engine and model that would run, if this peer may use them (never the words of the request alone)."""
@@ -331,17 +380,15 @@ class Host:
             self._tell_position(waiting, place.position, place.eta_s)
 
     def _ended(self, serving: Serving, task: asyncio.Task[None]) -> None:
-        if self._open.get((serving.peer, serving.request.request_id)) is serving:
+        if self._open.get((serving.peer.node_id, serving.request.request_id)) is serving:
             self._close(serving, serving.error_of(task))
 
     def _close(self, serving: Serving, error: DpcError | None) -> None:
         """Free the slot, respond, and note it: the one end of every request."""
         peer = serving.peer
-        del self._open[peer, serving.request.request_id]
+        del self._open[peer.node_id, serving.request.request_id]
         self._pieces += serving.pieces
-        self._open_of[peer] -= 1
-        if not self._open_of[peer]:
-            del self._open_of[peer]
+        self._count(peer, -1)
         self._open_bytes_of[peer.node_id] -= serving.prompt_bytes
         if not self._open_bytes_of[peer.node_id]:
             del self._open_bytes_of[peer.node_id]
@@ -350,10 +397,12 @@ class Host:
             self._tell_positions()
         serving.end()
         serving.task = None  # its exception's traceback holds the frame that holds this: a cycle, with the prompt in it
-        if not peer.closed:
-            self._respond(serving, error)
+        self._respond(serving, error)
         if serving.started_at is not None or self._may_note(peer.node_id):
             self._ledger.record(serving.entry(error))
+        if serving.said and peer.resumes and not isinstance(error, RequestCancelled):
+            serving.let_go()
+            self._kept.add(peer.node_id, serving)
 
     def _may_note(self, node_id: str) -> bool:
         """Whether one more request that never ran is noted: a flood of refusals must not fill the disk."""
@@ -366,16 +415,23 @@ class Host:
         return self._noted[counted] <= REFUSALS_NOTED_PER_MINUTE
 
     def _respond(self, serving: Serving, error: DpcError | None) -> None:
+        request_id = serving.request.request_id
         if serving.streams:
             serving.emit()
+            serving.close(serving.response() if error is None else _failure(request_id, error))
+            return
         if error is not None:
-            self.refuse(serving.peer, serving.request.request_id, error)
+            self.refuse(serving.peer, request_id, error)
             return
         try:
             serving.peer.send(serving.response())
         except LocalProtocolError as too_large:
             sentence = f"The answer is too large for one message: {too_large}"
-            self.refuse(serving.peer, serving.request.request_id, InvalidRequest(sentence))
+            self.refuse(serving.peer, request_id, InvalidRequest(sentence))
+
+
+def _failure(request_id: str, error: DpcError) -> RemoteInferenceResponse:
+    return RemoteInferenceResponse(request_id=request_id, status="error", error=error.sentence[:4096], code=error.code)
 
 
 def provider_info(backend: Backend, model: ModelInfo) -> ProviderInfo:

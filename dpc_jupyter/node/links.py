@@ -7,18 +7,23 @@ import secrets
 import socket
 import time
 from typing import Any, Protocol
-from weakref import WeakValueDictionary
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
-from dpc_jupyter.identity import Identity, peer_key_from_der, peer_key_from_pem
+from dpc_jupyter.identity import Identity, PeerKey, peer_key_from_der, peer_key_from_pem
 from dpc_jupyter.node.directory import PeerUri, is_any_address
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.whereabouts import machine_addresses
 from dpc_jupyter.protocol.connection import BadRequest, Connection
-from dpc_jupyter.protocol.handshake import SALT_BYTES
+from dpc_jupyter.protocol.handshake import SALT_BYTES, LoadKey
 from dpc_jupyter.protocol.messages import Ext, Message
 from dpc_jupyter.scheduling import FrameBudget
 from dpc_jupyter.transports.base import ByteStream
-from dpc_jupyter.transports.tls import HalfOpen, Listener, TlsStream, client_context, dial, server_context
+from dpc_jupyter.transports.data_channel import WebRtcStream
+from dpc_jupyter.transports.gate import HalfOpen
+from dpc_jupyter.transports.ice import IceConfig
+from dpc_jupyter.transports.tls import Listener, TlsStream, client_context, dial, dial_over, server_context
+from dpc_jupyter.transports.webrtc import Answerer, Reply, Signal
+from dpc_jupyter.transports.webrtc import dial as dial_webrtc
 
 # A lab's worth; each link costs about 350 KiB.
 PEERS_LIMIT = 1024
@@ -55,6 +60,9 @@ class Node(Protocol):
     def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
         """A message came."""
 
+    def peer_silent(self, peer: Peer, /) -> None:
+        """An open link says nothing; it may be gone."""
+
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         """An open link ended."""
 
@@ -62,16 +70,25 @@ class Node(Protocol):
 class Links:
     """The links of one node. Peers are keyed by node id, session and who dialled: closing one touches no other."""
 
-    def __init__(self, identity: Identity, name: str, session: str, node: Node) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        name: str,
+        session: str,
+        node: Node,
+        ice: IceConfig = IceConfig(),  # noqa: B008
+    ) -> None:
         self._identity = identity
         self._name = name
-        self._ext = Ext(1, session, stream=True)
+        self._ext = Ext(1, session, stream=True, resume=True, invite=True)
         self._node = node
         self._client_context = client_context()
         self._listener: Listener | None = None
+        self._inner: Listener | None = None  # for those whom a relay brings; the other one's gate is its own
+        self._ice = ice
+        self._answerer = Answerer(identity, ice, self._answered)
         self._half_open: dict[Peer, HalfOpen] = {}
         self._dialling: dict[Peer, asyncio.Future[Peer]] = {}
-        self._connecting: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._peers: dict[tuple[str, str, bool], Peer] = {}
         self._opened: set[Peer] = set()
         self._streams: set[Peer] = set()
@@ -86,7 +103,11 @@ class Links:
         return list(self._peers.values())
 
     def of(self, node_id: str) -> Peer | None:
-        """The link by which to ask a node: one that offers models before one that does not, then the newest."""
+        """The link by which to ask a node: one that offers models first, then one that we dialled, then the newest.
+
+        Two that dial each other at the same moment keep both links: each asks over its own, and goes on over the
+        other one's should its own break.
+        """
         links = [peer for peer in self._peers.values() if peer.node_id == node_id]
         return max(reversed(links), key=lambda peer: (bool(peer.offers), peer.outgoing), default=None)
 
@@ -102,7 +123,7 @@ class Links:
         listener = Listener(context, self._identity.cert_der, self._accepted)
         listener.start(host, port)
         self._listener = listener
-        shown = _primary_address() if is_any_address(host) else host
+        shown = machine_addresses()[0] if is_any_address(host) else host
         self.uri = PeerUri(shown, listener.port, self._identity.node_id)
         return self.uri
 
@@ -116,31 +137,70 @@ class Links:
         HandshakeError
             Somebody else answers there, or the peer turned us away; the sentence says which.
         """
-        # Two that connect at once share one link: a second one would replace the first.
-        async with self._connecting.setdefault(uri.node_id, asyncio.Lock()):
-            linked = self.of(uri.node_id)
-            if linked is not None and linked.outgoing:
-                return linked
-            return await self._connect(uri, timeout_s)
-
-    async def _connect(self, uri: PeerUri, timeout_s: float) -> Peer:
         stream = await dial(uri.host, uri.port, self._client_context, timeout_s)
+        peer = await self._speak_to(uri.node_id, stream, f"at {uri.host}:{uri.port}", timeout_s)
+        peer.uri = uri
+        return peer
+
+    async def dial_over(self, sock: socket.socket, node_id: str, via: Peer, timeout_s: float) -> Peer:
+        """Reach a node through a socket whose other end a peer carries to it; errors as `connect`."""
+        stream = TlsStream(f"over {via.node_id}", hops=(via.node_id, *via.hops))
+        await dial_over(sock, stream, self._client_context, timeout_s)
+        return await self._speak_to(node_id, stream, f"over {via.node_id}", timeout_s)
+
+    def accept_over(self, sock: socket.socket, via: Peer) -> None:
+        """Be reached through such a socket."""
+        hops = (via.node_id, *via.hops)
+        self._inner_listener().take(sock, via.node_id, TlsStream(f"over {via.node_id}", self._identity.cert_der, hops))
+
+    def _inner_listener(self) -> Listener:
+        if self._inner is None:
+            context = server_context(self._identity.key_pem, self._identity.cert_pem)
+            self._inner = Listener(context, self._identity.cert_der, self._accepted)
+        return self._inner
+
+    async def _speak_to(self, node_id: str, stream: TlsStream, where: str, timeout_s: float) -> Peer:
         try:
             found = peer_key_from_der(stream.server_cert_der).node_id
-            if found != uri.node_id:
+            if found != node_id:
                 raise HandshakeError(
-                    f"What answers at {uri.host}:{uri.port} is {found}, not {uri.node_id}. Nothing was sent. "
+                    f"What answers {where} is {found}, not {node_id}. Nothing was sent. "
                     "Ask the host's owner for its present address."
                 )
         except BaseException:
             stream.abort()
             raise
-        peer = self.adopt_client(stream, uri.node_id)
+        return await self._finish_handshake(self.adopt_client(stream, node_id), node_id, timeout_s)
+
+    async def dial_webrtc(self, node_id: str, signal: Signal, timeout_s: float) -> Peer:
+        """Reach a node by WebRTC: `signal` carries our offer to it and returns its answer.
+
+        Raises
+        ------
+        ConnectError
+            It does not answer, or no way through the network was found.
+        HandshakeError
+            Somebody else answered, or the peer turned us away; the sentence says which.
+        """
+        stream = await dial_webrtc(signal, self._identity, node_id, self._ice, timeout_s)
+        return await self._finish_handshake(self.adopt_client(stream, node_id), node_id, timeout_s)
+
+    async def take_offer(self, sender_node_id: str, payload: object, reply: Reply) -> None:
+        """Answer an offer that a hub brought; returns when the peer says HELLO over the link, or there is none.
+
+        Raises
+        ------
+        ConnectError, HandshakeError
+            As `Answerer.take_offer`. The offer is a stranger's: nobody has to be told.
+        """
+        await self._answerer.take_offer(sender_node_id, payload, reply)
+
+    async def _finish_handshake(self, peer: Peer, node_id: str, timeout_s: float) -> Peer:
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._dialling[peer]
         except TimeoutError as error:
-            raise ConnectError(f"{uri.node_id} did not finish its handshake within {timeout_s:g} s.") from error
+            raise ConnectError(f"{node_id} did not finish its handshake within {timeout_s:g} s.") from error
         finally:
             del self._dialling[peer]
             if (peer.node_id, peer.session, True) not in self._peers:
@@ -155,20 +215,27 @@ class Links:
         peer.start()
         return peer
 
-    def adopt_server(self, stream: ByteStream) -> Peer:
-        """Challenge whoever is at the other end of a stream that reached us."""
-        connection = self._connection(salt=secrets.token_bytes(SALT_BYTES))
+    def adopt_server(self, stream: ByteStream, client_id: str = "") -> Peer:
+        """Challenge whoever is at the other end of a stream that reached us; given, it may be `client_id` alone."""
+
+        def load_key(certificate: str) -> PeerKey:
+            key = peer_key_from_pem(certificate)
+            if client_id not in ("", key.node_id):
+                raise HandshakeError(f"{client_id} opened this link, and now it says HELLO as {key.node_id}.")
+            return key
+
+        connection = self._connection(salt=secrets.token_bytes(SALT_BYTES), load_key=load_key)
         peer = Peer(stream, connection, self, outgoing=False)
         self._streams.add(peer)
         peer.start()
         return peer
 
-    def _connection(self, **role: Any) -> Connection:
+    def _connection(self, load_key: LoadKey = peer_key_from_pem, **role: Any) -> Connection:
         return Connection(
             self._identity,
             name=self._name,
             ext=self._ext,
-            load_key=peer_key_from_pem,
+            load_key=load_key,
             legacy_ok=self._node.legacy_ok,
             **role,
         )
@@ -180,8 +247,9 @@ class Links:
 
     async def close(self, reason: str) -> None:
         """Stop listening, and say goodbye to everyone."""
-        if self._listener is not None:
-            await self._listener.close()
+        for listener in filter(None, (self._listener, self._inner)):
+            await listener.close()
+        await self._answerer.close()
         for peer in list(self._streams):
             peer.close(reason)
         try:
@@ -194,12 +262,15 @@ class Links:
                 peer.abort(reason)
         await asyncio.sleep(0)  # for the transports' own last callbacks
 
-    def _accepted(self, stream: TlsStream, half_open: HalfOpen) -> None:
+    def _answered(self, stream: WebRtcStream, half_open: HalfOpen) -> None:
+        self._accepted(stream, half_open, stream.peer_id)
+
+    def _accepted(self, stream: ByteStream, half_open: HalfOpen, client_id: str = "") -> None:
         if len(self._streams) >= STREAMS_LIMIT:
             stream.abort()
             half_open.done()
             return
-        peer = self.adopt_server(stream)
+        peer = self.adopt_server(stream, client_id)
         if peer in self._streams:
             self._half_open[peer] = half_open
         else:
@@ -216,7 +287,7 @@ class Links:
             self._leave_gate(peer)
         key = (peer.node_id, peer.session, peer.outgoing)
         if (older := self._peers.pop(key, None)) is not None:
-            older.close("replaced by a newer connection of the same session")
+            older.close("replaced by a newer connection of the same session", lost=True)
         self._peers[key] = peer
         self._opened.add(peer)
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
@@ -232,10 +303,15 @@ class Links:
         """From a link."""
         self._node.peer_said(peer, message)
 
+    def peer_silent(self, peer: Peer) -> None:
+        """From a link."""
+        self._node.peer_silent(peer)
+
     def peer_closed(self, peer: Peer, reason: str) -> None:
         """From a link."""
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
-            waiting.set_exception(HandshakeError(f"No link to {peer.address}: {reason}"))
+            kind = ConnectError if peer.lost else HandshakeError  # a network that broke is no refusal
+            waiting.set_exception(kind(f"No link to {peer.address}: {reason}"))
         key = (peer.node_id, peer.session, peer.outgoing)
         if self._peers.get(key) is peer:
             del self._peers[key]
@@ -266,19 +342,3 @@ class Links:
         elif len(inbound) >= PEERS_LIMIT:
             return f"This host holds {PEERS_LIMIT} connections and takes no more now; try again later."
         return ""
-
-
-def _primary_address() -> str:
-    """The address that this machine would use for the network; a datagram socket's connect sends nothing."""
-    targets: list[tuple[socket.AddressFamily, str]] = [
-        (socket.AF_INET, "192.0.2.1"),  # documentation addresses (RFC 5737, RFC 3849)
-        (socket.AF_INET6, "2001:db8::1"),
-    ]
-    for family, target in targets:
-        try:
-            with socket.socket(family, socket.SOCK_DGRAM) as probe:
-                probe.connect((target, 9))
-                return str(probe.getsockname()[0])
-        except OSError:
-            continue
-    return "127.0.0.1"

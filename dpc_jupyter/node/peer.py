@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
 from dpc_jupyter.protocol.connection import Authenticated, BadRequest, Connection, Event
@@ -18,6 +18,8 @@ from dpc_jupyter.protocol.messages import (
     Pong,
     ProviderInfo,
     ProvidersResponse,
+    RelayPeer,
+    RelayPeers,
     RemoteInferenceChunk,
     RemoteInferenceResponse,
     RemoteInferenceStatus,
@@ -26,9 +28,16 @@ from dpc_jupyter.protocol.messages import (
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.base import ByteStream
 
+if TYPE_CHECKING:
+    from dpc_jupyter.node.directory import PeerUri
+
 PING_EVERY_S = 5.0
 # A notebook's kernel may hold the interpreter lock in one long computation; a dead TCP peer is known far sooner.
 SILENCE_S = 30.0
+# Beats without a word, not even to a PING: it is dialled anew, if a request is open, beside the old link.
+_SILENT_BEATS = 2
+# What outboxes put into one turn of the loop, about: an asker that comes back for many long answers gets them in turns.
+_TURN_BYTES = 256 * 1024
 # Answers wait in their outboxes, not here: what piles up beyond this is replies that the peer asks for and never reads.
 UNSENT_LIMIT_BYTES = 4 * 1024 * 1024
 # So many bytes count as one frame more: parsing a hostile mebibyte takes as long as refusing 300 requests.
@@ -52,6 +61,9 @@ class Owner(Protocol):
 
     def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
         """A message came over an open link."""
+
+    def peer_silent(self, peer: Peer, /) -> None:
+        """It is open, and says nothing."""
 
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         """The link ended. Called once, for every link."""
@@ -82,12 +94,22 @@ class Peer:
         We dialled.
     offers : tuple of ProviderInfo
         The models that the peer last said we may use.
+    relays : tuple of RelayPeer
+        Those to whom the peer last said it would relay us.
+    uri : PeerUri or None
+        Where it was dialled directly.
     rtt_s : float or None
         Round trip in seconds, of the last PING.
     stranger : bool
         Nobody has let this node in: it may send little, and more ends the link.
     asked : bool
         We have sent it a request: its answers are wanted, late ones too.
+    resumes : bool
+        Both sides can go on with a request over another link.
+    invites : bool
+        It takes invitations.
+    lost : bool
+        The link broke: neither side ended it in order, and its peer may come back.
     """
 
     def __init__(self, stream: ByteStream, connection: Connection, owner: Owner, *, outgoing: bool) -> None:
@@ -97,8 +119,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._outboxes: dict[Outbox, None] = {}
         self._flush_due = False
-        self._has_room = asyncio.Event()
-        self._has_room.set()
+        self._has_room = True
         self._silent_beats = 0
         self._inbox: list[bytes] = []
         self._events: Iterator[Event] | None = None
@@ -106,13 +127,15 @@ class Peer:
         self._stream_ended: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait_s = 0.0
-        self.stranger = self.asked = False
+        self.stranger = self.asked = self.resumes = self.invites = self.lost = False
         self.closed = False
         self.outgoing = outgoing
         self.node_id = self.name = self.session = ""
         self.load: Load | None = None
         self._pinged_at = -1.0
         self.offers: tuple[ProviderInfo, ...] = ()
+        self.relays: tuple[RelayPeer, ...] = ()
+        self.uri: PeerUri | None = None
         self.rtt_s: float | None = None
 
     @property
@@ -126,9 +149,19 @@ class Peer:
         return self._stream.address
 
     @property
+    def hops(self) -> tuple[str, ...]:
+        """The nodes that carry the link, nearest first; empty where nobody does."""
+        return self._stream.hops
+
+    @property
     def extended(self) -> bool:
         """Whether it streams, queues and cancels, or is a plain DPTP v1.5 peer."""
         return self._connection.extended
+
+    @property
+    def binding(self) -> bytes:
+        """What this link alone has; see `Connection.binding`."""
+        return self._connection.binding
 
     def start(self) -> None:
         """Begin the conversation."""
@@ -152,14 +185,19 @@ class Peer:
         self._outboxes[outbox] = None
         self._schedule()
 
+    def forget(self, outbox: Outbox) -> None:
+        """It has moved to another link."""
+        self._outboxes.pop(outbox, None)
+
     @property
     def has_room(self) -> bool:
-        """Whether the peer keeps up with what is sent."""
-        return self._has_room.is_set()
+        """Whether the peer keeps up with what is sent; a link that has ended takes everything."""
+        return self._has_room
 
-    async def room(self) -> None:
-        """Wait until the peer keeps up; at once when the link has ended."""
-        await self._has_room.wait()
+    @property
+    def silent(self) -> bool:
+        """Whether it has said nothing for some time, and not answered a PING."""
+        return self._silent_beats >= _SILENT_BEATS
 
     def admit(self) -> None:
         """Server: let the authenticated peer in."""
@@ -173,11 +211,12 @@ class Peer:
         # Long enough to read why; whoever does not hang up must not hold a descriptor.
         self._loop.call_later(_REFUSED_LINGER_S, self._stream.abort)
 
-    def close(self, reason: str) -> None:
-        """End the link in order, telling an extended peer why."""
+    def close(self, reason: str, *, lost: bool = False) -> None:
+        """End the link in order, telling an extended peer why; `lost` if it goes on over a better one."""
         if self.closed:
             return
-        if self.extended and self.node_id:
+        self.lost = lost
+        if self.extended and self.node_id and not lost:  # it might read a goodbye before it knows the better one
             with contextlib.suppress(LocalProtocolError):  # refused, or already said
                 self._connection.send(Goodbye(reason[:256]))
         self._hang_up(reason)
@@ -218,6 +257,7 @@ class Peer:
                         return
                 self._events = None
         except RemoteProtocolError as error:
+            self.lost = False
             self._hang_up(label(str(error), 1200))  # a refusal quotes the peer
             return
         if self._stream_ended is not None:
@@ -240,7 +280,7 @@ class Peer:
 
     def writable(self) -> None:
         """From the stream."""
-        self._has_room.set()
+        self._has_room = True
         self._schedule()
 
     def stream_closed(self, reason: str) -> None:
@@ -248,7 +288,9 @@ class Peer:
         self._stream_ended = reason
         if self.closed:
             self._owner.stream_gone(self)
-        elif self.asked:
+            return
+        self.lost = True
+        if self.asked:
             self._read()  # what came before the end may hold the end of an answer
         else:
             self._end(reason)  # whoever has gone waits for no reply
@@ -266,7 +308,7 @@ class Peer:
         self._inbox.clear()
         self._events = None
         self._outboxes.clear()
-        self._has_room.set()
+        self._has_room = True
         if self._timer is not None:
             self._timer.cancel()
         self._owner.peer_closed(self, reason)
@@ -275,13 +317,15 @@ class Peer:
 
     def _take(self, event: Event) -> None:
         if not (self.asked and isinstance(event, _ANSWERS)):
-            # A list of models costs by its length: each one is checked and cleaned.
-            self._spend(1.0 + len(event.providers) / 8 if isinstance(event, ProvidersResponse) else 1.0)
+            # A list of models or nodes costs by its length: each one is checked and cleaned.
+            self._spend(1.0 + _listed(event) / 8)
         if self.closed:
             return
         if isinstance(event, Authenticated):
             self.node_id, self.name = event.node_id, label(event.name)
             self.session = "" if event.ext is None else event.ext.session
+            self.resumes = event.ext is not None and event.ext.resume
+            self.invites = event.ext is not None and event.ext.invite
             self._owner.peer_authenticated(self)
             if self.outgoing:
                 self._opened()
@@ -291,6 +335,7 @@ class Peer:
             if event.timestamp == self._pinged_at:  # any other is no echo of ours
                 self.rtt_s = time.monotonic() - self._pinged_at
         elif isinstance(event, Goodbye):
+            self.lost = False
             self._hang_up(f"it said goodbye: {label(event.reason, 200) or 'no reason'}")
         elif not isinstance(event, Unknown):
             self._owner.peer_said(self, event)
@@ -313,11 +358,14 @@ class Peer:
         if not self._paused:  # we do not listen: that is no silence
             self._silent_beats += 1
         if self._silent_beats > SILENCE_S / PING_EVERY_S:
+            self.lost = True
             self.abort(f"it was silent for {SILENCE_S:g} s")
             return
         self._pinged_at = time.monotonic()
         self.send(Ping(self._pinged_at))
         self._timer = self._loop.call_later(PING_EVERY_S, self._keep_alive)
+        if self._silent_beats == _SILENT_BEATS:
+            self._owner.peer_silent(self)
 
     def _schedule(self) -> None:
         if not self._flush_due:
@@ -329,14 +377,25 @@ class Peer:
         if self.closed:
             return
         try:
-            if self._outboxes and self._has_room.is_set():
-                outboxes, self._outboxes = self._outboxes, {}
+            if self._outboxes and self._has_room:
+                outboxes, self._outboxes = iter(list(self._outboxes)), {}
                 for outbox in outboxes:
                     outbox.emit()
+                    if self._connection.unsent_bytes > _TURN_BYTES:
+                        break
+                self._outboxes = dict.fromkeys(outboxes) | self._outboxes  # who has not had a turn comes first
         finally:
             self._flush_due = False
+        if self._outboxes and self._has_room:
+            self._schedule()  # one of them has more than it may send in a turn
         data = self._connection.data_to_send()
         if data and not self._stream.write(data):
-            self._has_room.clear()
+            self._has_room = False
             if self._stream.unsent_bytes() > UNSENT_LIMIT_BYTES:
                 self.abort("it does not read what it asks for")
+
+
+def _listed(event: Event) -> int:
+    if isinstance(event, ProvidersResponse):
+        return len(event.providers)
+    return len(event.nodes) if isinstance(event, RelayPeers) else 0

@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
-from dpc_jupyter.errors import InferenceError, InvalidRequest, LocalProtocolError, PeerLost, from_wire
+from dpc_jupyter.errors import (
+    AnswerGone,
+    DpcError,
+    InferenceError,
+    InvalidRequest,
+    LocalProtocolError,
+    PeerLost,
+    from_wire,
+)
 from dpc_jupyter.node.answer import AnswerStream, Outcome, Usage
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import InferenceRequest
@@ -14,10 +23,13 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceChunk,
     RemoteInferenceRequest,
     RemoteInferenceResponse,
+    RemoteInferenceResume,
     RemoteInferenceStatus,
 )
 from dpc_jupyter.sanitize import label, plain
 
+# Stopped while the link was down, and told to a host when it is back; it gives up on older ones by itself.
+_TO_CANCEL_LIMIT = 64
 # How a host of this protocol refuses a node that nobody has let in (DPTP v1.5 section 1).
 DENIED = "Access denied: You are not authorized to request inference"
 
@@ -27,6 +39,16 @@ def as_prompt(messages: tuple[ChatMessage, ...]) -> str:
     if len(messages) == 1:
         return messages[0].content
     return "\n\n".join(f"{turn.role}: {turn.content}" for turn in messages)
+
+
+@dataclass(eq=False, slots=True)
+class _Open:
+    """A request at a host, the link that it goes by now, and the chunk that comes next."""
+
+    stream: AnswerStream
+    peer: Peer
+    next_index: int = 0
+    asks_anew: bool = False
 
 
 class Requester:
@@ -40,11 +62,16 @@ class Requester:
 
     def __init__(self, own_id: str) -> None:
         self._own_id = own_id
-        self._pending_inference_requests: dict[tuple[Peer, str], AnswerStream] = {}
-        self._next_index: dict[AnswerStream, int] = {}
+        self._pending_inference_requests: dict[tuple[str, str], _Open] = {}
+        self._to_cancel: dict[str, list[str]] = {}
 
     def __len__(self) -> int:
         return len(self._pending_inference_requests)
+
+    def _by(self, peer: Peer, request_id: str) -> _Open | None:
+        """The request, if this is the link that it goes by. None is ignored: it may have just been cancelled."""
+        found = self._pending_inference_requests.get((peer.node_id, request_id))
+        return found if found is not None and found.peer is peer else None
 
     def open(
         self, peer: Peer, request: InferenceRequest, host_name: str, closed: Callable[[AnswerStream], None]
@@ -56,50 +83,82 @@ class Requester:
         InvalidRequest
             It does not fit one frame; nothing was sent.
         """
-        key = (peer, request.request_id)
-
-        def abort() -> None:
-            if peer.extended:
-                peer.send(RemoteInferenceCancel(request.request_id))
-
-        def forget(stream: AnswerStream) -> None:
-            self._pending_inference_requests.pop(key, None)
-            self._next_index.pop(stream, None)
-            closed(stream)
-
         try:
             peer.send(_wire_request(request, peer.extended))
         except LocalProtocolError as error:
             raise InvalidRequest(str(error)) from error
-        peer.asked = True
-        stream = AnswerStream(request, peer.node_id, host_name, abort, forget)
-        self._pending_inference_requests[key] = stream
-        self._next_index[stream] = 0
+        return self._follow(peer, request, host_name, closed)
+
+    def collect(
+        self,
+        peer: Peer,
+        request: InferenceRequest,
+        host_name: str,
+        closed: Callable[[AnswerStream], None],
+        *,
+        anew: bool = False,
+    ) -> AnswerStream:
+        """Read, from its beginning, the answer to a request that was sent before, by this process or another.
+
+        Parameters
+        ----------
+        anew : bool
+            Ask again if the host has it no more.
+        """
+        peer.send(RemoteInferenceResume(request.request_id, 0))
+        stream = self._follow(peer, request, host_name, closed)
+        self._pending_inference_requests[peer.node_id, request.request_id].asks_anew = anew
         return stream
 
+    def _follow(
+        self, peer: Peer, request: InferenceRequest, host_name: str, closed: Callable[[AnswerStream], None]
+    ) -> AnswerStream:
+        key = (peer.node_id, request.request_id)
+
+        def abort() -> None:
+            if held.peer.closed:
+                stopped = self._to_cancel.setdefault(peer.node_id, [])
+                stopped[:] = [*stopped[1 - _TO_CANCEL_LIMIT :], request.request_id]
+            elif held.peer.extended:
+                held.peer.send(RemoteInferenceCancel(request.request_id))
+
+        def forget(stream: AnswerStream) -> None:
+            self._pending_inference_requests.pop(key, None)
+            closed(stream)
+
+        peer.asked = True
+        held = _Open(AnswerStream(request, peer.node_id, host_name, abort, forget), peer)
+        self._pending_inference_requests[key] = held
+        return held.stream
+
     def take_status(self, peer: Peer, status: RemoteInferenceStatus) -> None:
-        """A host says where a request stands. Unknown ids are ignored: it may have just been cancelled."""
-        stream = self._pending_inference_requests.get((peer, status.request_id))
-        if stream is not None:
-            stream.take_status(status)
+        """A host says where a request stands."""
+        if (held := self._by(peer, status.request_id)) is not None:
+            held.stream.take_status(status)
 
     def take_chunk(self, peer: Peer, chunk: RemoteInferenceChunk) -> None:
         """A piece of an answer."""
-        stream = self._pending_inference_requests.get((peer, chunk.request_id))
-        if stream is None:
+        held = self._by(peer, chunk.request_id)
+        if held is None:
             return
-        if chunk.index != self._next_index[stream]:
+        stream = held.stream
+        if chunk.index != held.next_index:
             stream.fail(
                 InferenceError(f"Part of the answer from {stream.host_name} was lost on the way. Ask again."), True
             )
             return
-        self._next_index[stream] += 1
+        held.next_index += 1
         stream.take_delta(chunk.text, chunk.thinking)
 
     def take_response(self, peer: Peer, response: RemoteInferenceResponse) -> None:
         """The end of an answer."""
-        stream = self._pending_inference_requests.get((peer, response.request_id))
-        if stream is None:
+        held = self._by(peer, response.request_id)
+        if held is None:
+            return
+        stream = held.stream
+        if held.asks_anew and response.code == AnswerGone.code:
+            held.asks_anew = False
+            peer.send(_wire_request(stream.request, peer.extended))
             return
         if response.status == "error":
             sentence = plain(response.error or "the host gave no reason", 1000)
@@ -122,10 +181,56 @@ class Requester:
         )
 
     def peer_closed(self, peer: Peer, host_name: str, reason: str) -> None:
-        """Every request at this peer fails now, with the cause."""
-        lost = [stream for (held, _), stream in self._pending_inference_requests.items() if held is peer]
-        for stream in lost:
-            stream.fail(PeerLost(f"The connection to {host_name} was lost: {reason}. Partial text is kept."))
+        """Every request at this peer fails now, with the cause; or waits, where both sides can go on with it."""
+        for held in list(self._pending_inference_requests.values()):
+            if held.peer is peer:
+                if peer.lost and peer.resumes:
+                    held.stream.wait_for_link(f"the connection to {host_name} was lost, trying to get it back")
+                else:
+                    held.stream.fail(lost(host_name, reason))
+
+    def tell_waiting(self, node_id: str, note: str) -> None:
+        """What hinders those who wait for a host."""
+        for held in self._waiting_for(node_id):
+            held.stream.wait_for_link(label(note, 256))
+
+    def asks(self, peer: Peer) -> bool:
+        """Whether a request is open over this link that could go on over another."""
+        return peer.resumes and any(held.peer is peer for held in self._pending_inference_requests.values())
+
+    def waiting_for(self, node_id: str) -> bool:
+        """Whether a request waits for its host to come back."""
+        return any(self._waiting_for(node_id))
+
+    def _waiting_for(self, node_id: str) -> list[_Open]:
+        held = self._pending_inference_requests.values()
+        return [each for each in held if each.stream.away and each.stream.host == node_id]
+
+    def resume(self, peer: Peer) -> None:
+        """A host is back: go on with what waits for it, and stop what was stopped meanwhile."""
+        for request_id in self._to_cancel.pop(peer.node_id, ()) if peer.extended else ():
+            peer.send(RemoteInferenceCancel(request_id))
+        for held in self._waiting_for(peer.node_id):
+            if not peer.outgoing and peer.session != held.peer.session:
+                continue  # another of that user's processes
+            if not peer.resumes:
+                held.stream.fail(lost(held.stream.host_name, "it came back as a node that cannot go on"))
+                continue
+            held.peer, peer.asked = peer, True
+            # A host that has never heard of it, because the link broke before, is asked: ids are idempotent.
+            held.asks_anew = not held.next_index and bool(held.stream.request.messages)
+            peer.send(RemoteInferenceResume(held.stream.request.request_id, held.next_index))
+            held.stream.link_is_back()
+
+    def give_up(self, node_id: str, error: DpcError) -> None:
+        """A host does not come back: what waits for it fails."""
+        for held in self._waiting_for(node_id):
+            held.stream.fail(error)
+
+
+def lost(host_name: str, reason: str) -> PeerLost:
+    """What a request says whose host went away."""
+    return PeerLost(f"The connection to {host_name} was lost: {reason}. Partial text is kept.")
 
 
 def _wire_request(request: InferenceRequest, extended: bool) -> RemoteInferenceRequest:

@@ -27,11 +27,29 @@ from dpc_jupyter.sanitize import label
 
 # Text of one request that waits for a slow reader; beyond it the engine is made to wait.
 OUTBOX_CHARS = 32 * 1024
+# Chunks that leave in one turn of the loop: an asker that comes back for a long answer is one of many.
+_CHUNKS_A_TURN = 8
 
 
 @dataclass(eq=False)
 class Serving:
-    """One request from a peer while it is open, and its outbox."""
+    """One request from a peer while it is open, and its outbox.
+
+    Attributes
+    ----------
+    peer : Peer
+        The link by which its asker is reached; a closed one while the asker is away.
+    lost_at : float or None
+        When that link was lost, by `time.monotonic`.
+    said : list of (str, str)
+        The chunks so far, text and thinking: an asker that comes back has some of them.
+    next_index : int
+        The first of them that has not been sent over this link.
+    room : asyncio.Event
+        Cleared by whoever waits until the peer keeps up, or is away.
+    fingerprint : int or None
+        Of what was asked, once the prompt itself is not kept any more.
+    """
 
     peer: Peer
     request: RemoteInferenceRequest
@@ -54,8 +72,15 @@ class Serving:
     pending_chars: int = 0
     pieces: int = 0
     next_index: int = 0
+    said: list[tuple[str, str]] = field(default_factory=list)
+    lost_at: float | None = None
+    room: asyncio.Event = field(default_factory=asyncio.Event)
+    fingerprint: int | None = None
+    outcome: RemoteInferenceResponse | None = None
+    unsaid: RemoteInferenceResponse | None = None
     digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     news: RemoteInferenceStatus | None = None
+    told: RemoteInferenceStatus | None = None
     timings: Timings = field(default_factory=Timings)
 
     def __post_init__(self) -> None:
@@ -65,7 +90,7 @@ class Serving:
     def add(self, text: str, thinking: str) -> None:
         """The engine said something: it leaves at the end of this turn of the loop, if the peer reads."""
         if self.streams and not self.pending_chars:
-            self.peer.send_when_room(self)
+            self._ask_for_room()
         if text:
             self.text.append(encodable(text))
         if thinking:
@@ -74,7 +99,8 @@ class Serving:
         self.pieces += 1
 
     def emit(self) -> None:
-        """One chunk of all that has come since the last; several if an engine sent more than a frame holds."""
+        """One chunk of all that has come since the last; several if there is more than a frame holds."""
+        self.room.set()
         text, thinking = "".join(self.text), "".join(self.thinking)
         if self.news is not None and not self.pending_chars:
             self.peer.send(self.news)
@@ -84,16 +110,60 @@ class Serving:
         self.pending_chars = 0
         self.digest.update(text.encode())
         while text or thinking:
-            piece, thought = text[:OUTBOX_CHARS], thinking[:OUTBOX_CHARS]
+            self.said.append((text[:OUTBOX_CHARS], thinking[:OUTBOX_CHARS]))
             text, thinking = text[OUTBOX_CHARS:], thinking[OUTBOX_CHARS:]
+        for piece, thought in self.said[self.next_index : self.next_index + _CHUNKS_A_TURN]:
             self.peer.send(RemoteInferenceChunk(self.request.request_id, self.next_index, piece, thought))
             self.next_index += 1
+        if self.next_index < len(self.said):
+            self._ask_for_room()
+        elif self.unsaid is not None:
+            self.peer.send(self.unsaid)
+            self.unsaid = None
 
     def tell(self, news: RemoteInferenceStatus) -> None:
         """Send where the request stands at the end of this turn, unless text comes first."""
         self.state = news.state
         if self.streams:
-            self.news = news
+            self.news = self.told = news
+            self._ask_for_room()
+
+    def attach(self, peer: Peer, next_index: int) -> None:
+        """Its asker is back, on another link, and has the chunks before `next_index`."""
+        self.peer.forget(self)
+        self.peer, self.next_index, self.lost_at = peer, next_index, None
+        self.news = None if self.said else self.told
+        self.unsaid = self.outcome
+        self._ask_for_room()
+
+    def is_for(self, request: RemoteInferenceRequest) -> bool:
+        """Whether this very question is answered here."""
+        return self.request == request if self.fingerprint is None else self.fingerprint == hash(request)
+
+    def let_go(self) -> None:
+        """Keep what was said, without the prompt."""
+        self.fingerprint = hash(self.request)
+        self.request = RemoteInferenceRequest(request_id=self.request.request_id)
+
+    def close(self, outcome: RemoteInferenceResponse) -> None:
+        """Say the last word, behind all that is not sent yet."""
+        self.outcome = self.unsaid = outcome
+        self.emit()
+
+    async def wait_for_room(self) -> None:
+        """Until the asker keeps up, over whatever link it is reached by then; at once while it is away."""
+        if not self.peer.has_room:
+            self.room.clear()
+            self._ask_for_room()
+            await self.room.wait()
+
+    def is_away(self) -> None:
+        """The link broke, and the asker may come back: the engine goes on."""
+        self.lost_at = time.monotonic()
+        self.room.set()
+
+    def _ask_for_room(self) -> None:
+        if not self.peer.closed:
             self.peer.send_when_room(self)
 
     def end(self) -> None:

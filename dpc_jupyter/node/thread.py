@@ -17,6 +17,7 @@ from dpc_jupyter.home import Home
 from dpc_jupyter.node.answer import Answer, AnswerStream, TextDelta
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.status import NodeStatus
+from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import RemoteInferenceStatus
 
 T = TypeVar("T")
@@ -194,6 +195,14 @@ class BackgroundNode:
     def execute_ai_query(self, *args: Any, **settings: Any) -> AnswerReader:
         """Ask, and read the answer as it comes; parameters as `CoreService.execute_ai_query`."""
         return AnswerReader(self, lambda: self.service.execute_ai_query(*args, **settings))
+
+    def unfinished(self) -> tuple[UnfinishedRequest, ...]:
+        """As `CoreService.unfinished`."""
+        return self._call(self.service.unfinished)
+
+    def collect(self, request_id: str) -> AnswerReader:
+        """As `CoreService.collect`."""
+        return AnswerReader(self, lambda: self.service.collect(request_id))
 
     def send_ai_query(self, *args: Any, **settings: Any) -> Answer:
         """Ask, and wait for the whole answer; parameters as `CoreService.send_ai_query`."""

@@ -74,7 +74,7 @@ def _encode(message: Message) -> bytes:
     return b"%b%b}" % (_BEFORE_PAYLOAD[type(message)], _encoder.encode(message))
 
 
-# What every token and every request is made of.
+# What every token and every request is made of, and what a relay carries.
 _HOT = {
     _BEFORE_PAYLOAD[struct]: msgspec.json.Decoder(struct)
     for struct in (
@@ -82,6 +82,7 @@ _HOT = {
         messages.RemoteInferenceStatus,
         messages.RemoteInferenceChunk,
         messages.RemoteInferenceResponse,
+        messages.RelayData,
     )
 }
 
@@ -130,6 +131,8 @@ class Connection:
     state : State
     extended : bool
         Both sides offered extensions.
+    unsent_bytes : int
+        Of messages that wait for `data_to_send`.
     """
 
     def __init__(
@@ -153,6 +156,7 @@ class Connection:
         self._server_cert_der = server_cert_der
         self._decoder = FrameDecoder()
         self._out: list[bytes] = []
+        self.unsent_bytes = 0
         self._nonce = b""
         self.extended = False
         self.state = State.AWAIT_CHALLENGE
@@ -162,10 +166,19 @@ class Connection:
             self._out.append(encode_frame(_encode(challenge)))
             self.state = State.AWAIT_HELLO
 
+    @property
+    def binding(self) -> bytes:
+        """64 bytes that this link alone has: the challenge's nonce, and the hash of the certificate that this end saw.
+
+        With somebody in the middle the two ends have different ones.
+        """
+        return self._nonce + handshake.cert_hash(self._server_cert_der)
+
     def data_to_send(self) -> bytes:
         """Take what has collected since the last call."""
         data = b"".join(self._out)
         self._out.clear()
+        self.unsent_bytes = 0
         return data
 
     def send(self, message: Message) -> None:
@@ -181,9 +194,11 @@ class Connection:
         if type(message) in messages.EXTENSIONS and not self.extended:
             raise LocalProtocolError(f"{type(message).__name__} needs an extension that the peer did not offer")
         try:
-            self._out.append(encode_frame(_encode(message)))
+            frame = encode_frame(_encode(message))
         except UnicodeEncodeError as error:
             raise LocalProtocolError("This text holds half of a surrogate pair, which UTF-8 cannot carry.") from error
+        self._out.append(frame)
+        self.unsent_bytes += len(frame)
         if isinstance(message, messages.Goodbye):
             self.state = State.CLOSED
 
@@ -272,6 +287,7 @@ class Connection:
             server_cert_der=self._server_cert_der,
             legacy_ok=self._legacy_ok(self._server_id),
         )
+        self._nonce = handshake.nonce_of(challenge)
         self._out.append(encode_frame(_encode(hello)))
         self.state = State.AWAIT_ACK
 

@@ -77,6 +77,11 @@ def signed_bytes(nonce: bytes, server_cert_hash: bytes, client_id: str, server_i
     return _HELLO_DOMAIN + nonce + server_cert_hash + ids
 
 
+def nonce_of(challenge: HelloChallenge) -> bytes:
+    """The raw nonce in a challenge; HandshakeError where there is none."""
+    return _decode_base64(challenge.nonce, "nonce", NONCE_BYTES)
+
+
 def make_challenge(server_cert_der: bytes, salt: bytes) -> tuple[HelloChallenge, bytes]:
     """Server: the challenge for `SALT_BYTES` random bytes, and the raw nonce in it."""
     nonce = bound_nonce(cert_hash(server_cert_der), salt)
@@ -101,7 +106,7 @@ def answer_challenge(
         The nonce belongs to another certificate (someone is in the middle), or the server offers no channel
         binding and is not marked ``legacy_ok``. Nothing has been signed then.
     """
-    nonce = _decode_base64(challenge.nonce, "nonce", NONCE_BYTES)
+    nonce = nonce_of(challenge)
     proof = None
     if challenge.cb is not None and challenge.cb.v == 1:
         salt = _decode_base64(challenge.cb.salt, "salt", SALT_BYTES)
@@ -163,3 +168,56 @@ def legacy_sentence(node_id: str) -> str:
         f"{node_id} offers no channel binding (cb 1), so nothing proves that nobody sits in the middle. "
         f'To accept this one peer all the same, set "legacy_ok": true for it under "nodes" in the access file.'
     )
+
+
+# WebRTC: what a data channel carries before anything else, one introduction and one proof each way.
+
+_INTRODUCTION = b"dptp-rtc1\0"
+_CHANNEL_DOMAIN = b"dptp-rtc1-channel\0"
+FINGERPRINT_BYTES = 32
+DIALLER, ANSWERER = 0, 1
+
+Ends = tuple[bytes, bytes]
+"""Something of each end: the dialler's, then the answerer's."""
+
+
+def introduction(nonce: bytes, cert_der: bytes) -> bytes:
+    """The first message of either end: `NONCE_BYTES` fresh random bytes, and the node's certificate."""
+    return _INTRODUCTION + nonce + cert_der
+
+
+def read_introduction(message: bytes) -> tuple[bytes, bytes]:
+    """The peer's nonce and certificate; what the certificate is worth is not looked at.
+
+    Raises
+    ------
+    HandshakeError
+        It is something else.
+    """
+    start = len(_INTRODUCTION)
+    if not message.startswith(_INTRODUCTION) or len(message) <= start + NONCE_BYTES:
+        raise HandshakeError("The peer opened a WebRTC channel, but does not prove who it is.")
+    return message[start : start + NONCE_BYTES], message[start + NONCE_BYTES :]
+
+
+def channel_bytes(signer: int, ids: tuple[str, str], nonces: Ends, fingerprints: Ends) -> bytes:
+    """What an end of a data channel signs with its node key.
+
+    Every field has one length or states it, so two different channels never have the same bytes.
+
+    Parameters
+    ----------
+    signer : int
+        `DIALLER` or `ANSWERER`: a proof sent back to who made it is worth nothing.
+    ids : tuple of str
+        The node ids of both ends.
+    nonces : Ends
+        `NONCE_BYTES` each: what is recorded is of no use later.
+    fingerprints : Ends
+        SHA-256 of the certificate that each end showed in DTLS, `FINGERPRINT_BYTES` each: whoever is in the middle has
+        shown another one to at least one of them.
+    """
+    if {len(nonce) for nonce in nonces} != {NONCE_BYTES} or {len(each) for each in fingerprints} != {FINGERPRINT_BYTES}:
+        raise ValueError("nonces and fingerprints have a fixed length")
+    framed = b"".join(struct.pack(">H", len(part)) + part for part in (each.encode() for each in ids))
+    return _CHANNEL_DOMAIN + bytes([signer]) + framed + b"".join(nonces) + b"".join(fingerprints)

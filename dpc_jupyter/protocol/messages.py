@@ -46,11 +46,17 @@ class Ext(Struct, frozen=True, omit_defaults=True):
         Names one running node. An identity may hold several sessions at once (two notebooks, one user).
     stream : bool
         CHUNK, STATUS and CANCEL are understood.
+    resume : bool
+        RESUME is: a request outlives the link that it came by.
+    invite : bool
+        INVITE_CLAIM is.
     """
 
     v: int
     session: Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9-]+\Z")]
     stream: bool = False
+    resume: bool = False
+    invite: bool = False
 
 
 class HelloChallenge(Message, frozen=True):
@@ -253,6 +259,91 @@ class RemoteInferenceCancel(Message, frozen=True):
     request_id: RequestId
 
 
+class RemoteInferenceResume(Message, frozen=True):
+    """Go on with a request of mine over this link, from the chunk `next_index`; one that is over is answered again."""
+
+    request_id: RequestId
+    next_index: Count
+
+
+RelayId = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+
+
+class RelayPeer(Struct, frozen=True):
+    """Somebody who can be reached over the node that says so; the name is what that node calls it."""
+
+    node_id: NodeId
+    name: Name = ""
+
+
+class RelayPeers(Message, frozen=True):
+    """The nodes that this one would relay you to, now."""
+
+    nodes: Annotated[tuple[RelayPeer, ...], Meta(max_length=1024)] = ()
+
+
+class RelayOpen(Message, frozen=True):
+    """Carry a stream to `target`, to which the receiver is linked, or which it is itself."""
+
+    relay_id: RelayId
+    target: NodeId
+
+
+class RelayOpened(Message, frozen=True):
+    """The stream has reached its target."""
+
+    relay_id: RelayId
+
+
+class RelayData(Message, frozen=True):
+    """A piece of the stream's ciphertext; at most 24 KiB, in base64."""
+
+    relay_id: RelayId
+    data: Annotated[str, Meta(min_length=4, max_length=32 * 1024)]
+
+
+class RelayCredit(Message, frozen=True):
+    """So many bytes have been read: as many more may come."""
+
+    relay_id: RelayId
+    count_bytes: Annotated[int, Meta(ge=1, le=2**20)]
+
+
+class RelayClose(Message, frozen=True):
+    """The stream is over, or was never made."""
+
+    relay_id: RelayId
+    reason: Annotated[str, Meta(max_length=256)] = ""
+
+
+InviteId = Annotated[str, Meta(pattern=r"^[0-9a-f]{16}\Z")]
+
+
+class InviteClaim(Message, frozen=True):
+    """I hold this invitation: `proof` is `invitation.proof` for this link. A node that nobody has let in may say so."""
+
+    invite_id: InviteId
+    proof: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
+class InviteResult(Message, frozen=True, omit_defaults=True):
+    """The answer. Refused is refused: `error` is the same whatever was wrong.
+
+    Attributes
+    ----------
+    name : str
+        What the host's owner calls the node that joined.
+    sharing : bool
+        Whether the host takes requests of those whom it lets in.
+    """
+
+    invite_id: InviteId
+    status: Literal["ok", "refused"]
+    name: Name = ""
+    sharing: bool = True
+    error: Annotated[str, Meta(max_length=1024)] = ""
+
+
 class Ping(Message, frozen=True):
     """Are you there? `timestamp` comes back unchanged; only its sender reads it."""
 
@@ -288,6 +379,15 @@ COMMANDS: dict[str, type[Message]] = {
     "REMOTE_INFERENCE_CHUNK": RemoteInferenceChunk,
     "REMOTE_INFERENCE_RESPONSE": RemoteInferenceResponse,
     "REMOTE_INFERENCE_CANCEL": RemoteInferenceCancel,
+    "REMOTE_INFERENCE_RESUME": RemoteInferenceResume,
+    "RELAY_PEERS": RelayPeers,
+    "RELAY_OPEN": RelayOpen,
+    "RELAY_OPENED": RelayOpened,
+    "RELAY_DATA": RelayData,
+    "RELAY_CREDIT": RelayCredit,
+    "RELAY_CLOSE": RelayClose,
+    "INVITE_CLAIM": InviteClaim,
+    "INVITE_RESULT": InviteResult,
     "PING": Ping,
     "PONG": Pong,
     "GOODBYE": Goodbye,
@@ -296,7 +396,12 @@ COMMAND_OF: dict[type[Message], str] = {struct: word for word, struct in COMMAND
 
 # Only between peers that both offered `ext`; from anyone else they count as unknown.
 EXTENSIONS: frozenset[type[Message]] = frozenset(
-    {RemoteInferenceStatus, RemoteInferenceChunk, RemoteInferenceCancel, Ping, Pong, Goodbye}
+    (
+        *(RemoteInferenceStatus, RemoteInferenceChunk, RemoteInferenceCancel, RemoteInferenceResume),
+        *(RelayPeers, RelayOpen, RelayOpened, RelayData, RelayCredit, RelayClose),
+        *(InviteClaim, InviteResult),
+        *(Ping, Pong, Goodbye),
+    )
 )
 
 Payload = dict[str, Any]

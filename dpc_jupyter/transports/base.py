@@ -29,11 +29,14 @@ class ByteStream(Protocol):
         Where it is, for people and for limits by address.
     server_cert_der : bytes
         The certificate that the serving side showed: what the handshake binds to.
+    hops : tuple of str
+        The nodes that carry it, nearest first; empty where nobody does.
     """
 
     kind: str
     address: str
     server_cert_der: bytes
+    hops: tuple[str, ...]
 
     def attach(self, receiver: Receiver) -> None:
         """Send events to `receiver` from now on, first what has come already."""

@@ -11,6 +11,7 @@ class MemoryStream:
     """One end of `pair`. Bytes arrive on a later turn of the loop, as they do from a socket."""
 
     kind = "memory"
+    hops: tuple[str, ...] = ()
 
     def __init__(self, address: str, server_cert_der: bytes) -> None:
         self.address = address

@@ -13,13 +13,14 @@ import ipaddress
 import socket
 import ssl
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import cast
 
-from dpc_jupyter.errors import ConnectError
+from dpc_jupyter.errors import ConnectError, NobodyListens
 from dpc_jupyter.transports.base import Receiver
+from dpc_jupyter.transports.gate import HANDSHAKE_S, Gate, HalfOpen
 
 # 8888, where D-PC Messenger listens, is Jupyter's port.
 DEFAULT_PORT = 8889
@@ -27,8 +28,6 @@ _PORTS_TRIED = 20
 # OpenSSH's MaxStartups begins to refuse at 10 and stops at 100. No limit by address: all the kernels of a JupyterHub
 # come from one, and whoever holds most gives way anyway.
 HALF_OPEN_LIMIT = 64
-# From accept to a finished HELLO; OpenSSH gives 120 s for a password, a key needs none.
-HANDSHAKE_S = 5.0
 # For the peer to answer our closing; asyncio's 30 s would let one that never reads hold a descriptor as long.
 _SHUTDOWN_S = 2.0
 _WRITE_HIGH_BYTES = 256 * 1024
@@ -37,9 +36,9 @@ _WRITE_HIGH_BYTES = 256 * 1024
 class TlsStream(asyncio.Protocol):
     """A `ByteStream` over an asyncio TLS transport."""
 
-    kind = "TLS"
-
-    def __init__(self, address: str = "", server_cert_der: bytes = b"") -> None:
+    def __init__(self, address: str = "", server_cert_der: bytes = b"", hops: tuple[str, ...] = ()) -> None:
+        self.kind = "relay" if hops else "TLS"
+        self.hops = hops
         self.address = address
         self.server_cert_der = server_cert_der
         self._transport: asyncio.Transport | None = None
@@ -123,7 +122,7 @@ class TlsStream(asyncio.Protocol):
         """From asyncio."""
         self._ended = "the peer closed the connection" if error is None else f"the connection broke ({error})"
         # They hold each other: without this both, and their buffers, would wait for the garbage collector.
-        receiver, self._receiver = self._receiver, None
+        receiver, self._receiver, self._transport = self._receiver, None, None
         if receiver is not None:
             receiver.stream_closed(self._ended)
 
@@ -153,13 +152,34 @@ def server_context(key_pem: bytes, cert_pem: bytes) -> ssl.SSLContext:
     return context
 
 
+async def dial_over(sock: socket.socket, stream: TlsStream, context: ssl.SSLContext, timeout_s: float) -> TlsStream:
+    """Finish the TLS handshake over a connected socket; errors as `dial`."""
+    loop = asyncio.get_running_loop()
+    create = loop.create_connection if sock.family != socket.AF_UNIX else loop.create_unix_connection
+    try:
+        async with asyncio.timeout(timeout_s):
+            await create(
+                lambda: stream,
+                sock=sock,
+                ssl=context,
+                server_hostname="",
+                ssl_handshake_timeout=timeout_s,
+                ssl_shutdown_timeout=_SHUTDOWN_S,
+            )
+    except TimeoutError as error:
+        raise ConnectError(f"Nothing answered {stream.address} within {timeout_s:g} s.") from error
+    except (OSError, ValueError) as error:
+        raise ConnectError(f"No connection {stream.address}: {error}.") from error
+    return stream
+
+
 async def dial(host: str, port: int, context: ssl.SSLContext, timeout_s: float) -> TlsStream:
     """Connect and finish the TLS handshake; nothing is sent on the stream yet.
 
     Raises
     ------
     ConnectError
-        Nobody answers there, or what answers does not speak TLS.
+        Nobody answers there, or what answers does not speak TLS; `NobodyListens` where the machine itself says so.
     """
     loop = asyncio.get_running_loop()
     where = f"{host}:{port}"
@@ -179,58 +199,12 @@ async def dial(host: str, port: int, context: ssl.SSLContext, timeout_s: float) 
             f"Nothing answered at {where} within {timeout_s:g} s. Is the host up, the port open?"
         ) from error
     except ConnectionRefusedError as error:
-        raise ConnectError(f"Nothing listens at {where}. Is the host started and sharing?") from error
+        raise NobodyListens(f"Nothing listens at {where}. Is the host started and sharing?") from error
     except ssl.SSLError as error:
         raise ConnectError(f"What listens at {where} does not speak TLS as a node does.") from error
     except (OSError, ValueError) as error:
         raise ConnectError(f"No connection to {where}: {error}.") from error
     return stream
-
-
-class HalfOpen:
-    """A connection between accept and a finished HELLO. `done` frees its place; after `HANDSHAKE_S` it is dropped."""
-
-    def __init__(self, gate: _Gate, sock: socket.socket, address: str) -> None:
-        self._gate = gate
-        self._sock = sock
-        self.address = address
-        self._timer = asyncio.get_running_loop().call_later(HANDSHAKE_S, self.drop)
-
-    def done(self) -> None:
-        """The peer is authenticated, or gone. More than once does no harm."""
-        self._timer.cancel()
-        self._gate.leave(self)
-
-    def drop(self) -> None:
-        """Cut it off in whatever step it is: shutting the socket down ends a TLS handshake and a stream alike."""
-        self.done()
-        with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-
-
-class _Gate:
-    """Bounds who is half open. The newest gets in, and the oldest of the address that holds the most gives way."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[HalfOpen, None] = {}
-        self._by_address: Counter[str] = Counter()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    def enter(self, sock: socket.socket, address: str) -> HalfOpen:
-        if len(self._waiting) >= HALF_OPEN_LIMIT:
-            greediest = self._by_address.most_common(1)[0][0]
-            next(waiting for waiting in self._waiting if waiting.address == greediest).drop()
-        entered = HalfOpen(self, sock, address)
-        self._waiting[entered] = None
-        self._by_address[address] += 1
-        return entered
-
-    def leave(self, half_open: HalfOpen) -> None:
-        if half_open in self._waiting:
-            del self._waiting[half_open]
-            self._by_address -= Counter({half_open.address: 1})
 
 
 def _limited_as(address: str) -> str:
@@ -239,6 +213,12 @@ def _limited_as(address: str) -> str:
     if isinstance(ip, ipaddress.IPv6Address):
         return str(ip.ipv4_mapped or ipaddress.ip_network((ip, 64), strict=False))
     return str(ip)
+
+
+def _shut_down(sock: socket.socket) -> None:
+    """Ends a TLS handshake and a stream alike."""
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
 
 
 def _bind(host: str, port: int) -> list[socket.socket]:
@@ -275,7 +255,7 @@ class Listener:
         self._context = context
         self._own_cert_der = own_cert_der
         self._accepted = accepted
-        self._gate = _Gate()
+        self._gate = Gate(HALF_OPEN_LIMIT)
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -332,11 +312,14 @@ class Listener:
                 # Out of file descriptors, say: it must neither end the listener nor spin it.
                 await asyncio.sleep(0.1)
                 continue
-            half_open = self._gate.enter(sock, _limited_as(remote[0]))
-            self._spawn(self._secure(sock, remote[0].removeprefix("::ffff:"), half_open))
+            self.take(sock, _limited_as(remote[0]), TlsStream(remote[0].removeprefix("::ffff:"), self._own_cert_der))
 
-    async def _secure(self, sock: socket.socket, address: str, half_open: HalfOpen) -> None:
-        stream = TlsStream(address, self._own_cert_der)
+    def take(self, sock: socket.socket, source: str, stream: TlsStream) -> None:
+        """Accept a connection: finish its TLS handshake if the gate has room, counted for `source`."""
+        half_open = self._gate.enter(partial(_shut_down, sock), source, HANDSHAKE_S)
+        self._spawn(self._secure(sock, stream, half_open))
+
+    async def _secure(self, sock: socket.socket, stream: TlsStream, half_open: HalfOpen) -> None:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
                 lambda: stream,

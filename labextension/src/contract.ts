@@ -37,6 +37,8 @@ export interface IState {
     sharing: boolean;
     paused: boolean;
     error: string | null;
+    hub: string;
+    takes_calls: boolean;
   };
   hosts?: IHost[];
   chosen?: IChosen;

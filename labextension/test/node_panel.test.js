@@ -77,6 +77,23 @@ describe("this node", () => {
     expect(document.activeElement).toBe(card("This node").querySelector("input"));
   });
 
+  test("says whether it is online at its hub, and that it can be called without a port", () => {
+    expect(card("This node").textContent).not.toContain("Hub");
+    const hub = `online at https://hub.example.org${EVIL}`;
+    client.receive({ state: { node: { ...NODE, address: null, hub, takes_calls: true } } });
+    expect(card("This node").textContent).toContain("It listens on no port: others call it over the hub.");
+    expect(card("This node").textContent).toContain(`Hub: ${hub}`);
+    expect(globalThis.pwned).toBeUndefined();
+  });
+
+  test("a host that a peer would relay to says over whom, and can be chosen", () => {
+    const hosts = [host("local", { kind: "local" }), host("carl", { state: "known", kind: "via rita", rtt_ms: null })];
+    client.receive({ state: { hosts } });
+    const row = [...card("Compute hosts").querySelectorAll(".dpc-row")].find((each) => each.textContent.includes("carl"));
+    expect(row.textContent).toContain("via rita");
+    expect(row.querySelector(".dpc-item").getAttribute("aria-disabled")).toBeNull();
+  });
+
   test("is started where it does not run", async () => {
     client.receive({ state: { node: { ...NODE, running: false, name: "", address: null } } });
     expect(share()).toBeNull();

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.firewall import Document, allow, deny, dumps, parse_json, set_enabled, set_paused
+from dpc_jupyter.firewall import Document, allow, deny, dumps, parse_json, set_enabled, set_paused, set_relaying, widen
 from firewall.documents import (
     ANNA,
     BOB,
@@ -138,3 +138,89 @@ def test_a_node_is_not_let_in_by_a_group_that_would_let_in_others() -> None:
 def test_an_edit_with_a_wrong_value_is_refused_in_a_sentence(change: Any, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         change({"_comment": "note", "node_groups": {"_comment": "note"}, "nodes": {"_comment": "note"}})
+
+
+@given(documents(), node_ids, chosen, st.none() | st.sampled_from("fghi"))
+def test_widening_gives_what_it_names_takes_nothing_and_is_the_same_twice(
+    document: Document, node: str, models: list[str], group: str | None
+) -> None:
+    before, text = access(document), dumps(document)
+
+    def again(given: Document) -> Document:
+        return widen(given, node, now=NOW, models=models, group=group, limits={"running": 1, "queued": 9})
+
+    try:
+        wide = again(document)
+    except ConfigError as error:
+        assert "allowing it would let in" in error.sentence
+        return
+    assert dumps(document) == text
+    after = access(wide)
+    assert {each: found for each, found in after.items() if each != node} == {
+        each: found for each, found in before.items() if each != node
+    }
+    assert set(before[node]) <= set(after[node])
+    assert not document["compute"]["enabled"] or rules(wide).is_known(node, NOW)
+    bare = deny(document, node)
+    bare["nodes"].pop(node, None)
+    alone = access(allow(bare, node, models=models, group=group))
+    assert set(alone[node]) <= set(after[node])
+    held, now = rules(document).limits_for(node), rules(wide).limits_for(node)
+    if before[node]:
+        assert now.running >= held.running and now.queued >= max(held.queued, 9)
+    assert access(again(wide)) == after
+
+
+WEEK, MONTH = "2026-11-29T12:00:00Z", "2026-12-22T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("held", "given", "left"),
+    [
+        ({}, {"models": ["small"]}, {}),  # all models stay all
+        ({"allowed_models": ["big"]}, {"models": ["small"]}, {"allowed_models": ["big", "small"]}),
+        ({"allowed_models": ["big"]}, {}, {"allowed_models": ["*"]}),
+        ({"expires": WEEK}, {"expires": MONTH}, {"expires": MONTH}),
+        ({"expires": MONTH}, {"expires": WEEK}, {"expires": MONTH}),
+        ({"expires": MONTH}, {}, {}),
+        ({}, {"expires": WEEK}, {}),
+        ({"limits": {"running": 4}}, {"limits": {"running": 1}}, {"limits": {"running": 4}}),
+        ({"limits": {"running": 1}}, {"limits": {"running": 4}}, {"limits": {"running": 4}}),
+        ({"limits": {"tokens_per_day": None}}, {"limits": {"tokens_per_day": 5}}, {"limits": {"tokens_per_day": None}}),
+        ({"name": "mine"}, {"name": "bob"}, {"name": "mine"}),
+        (
+            {"allowed_models": ["big"], "expires": "2020-01-01", "_note": 1},
+            {"models": ["small"], "expires": WEEK},
+            {"_note": 1, "allowed_models": ["small"], "expires": WEEK},
+        ),
+    ],
+)
+def test_a_permission_and_one_more_are_the_better_of_both(
+    held: dict[str, Any], given: dict[str, Any], left: dict[str, Any]
+) -> None:
+    document = shared(compute={"allow_nodes": [BOB]}, nodes={BOB: held})
+    assert widen(document, BOB, now=NOW, **given).get("nodes", {}).get(BOB, {}) == left
+
+
+def test_a_group_narrows_nobody_who_may_do_more_without_it() -> None:
+    document = shared(
+        compute={"allow_nodes": [BOB], "allow_groups": ["lab"]},
+        node_groups={"lab": []},
+        groups={"lab": {"allowed_models": ["small"], "limits": {"running": 1}}},
+    )
+    wide = widen(document, BOB, now=NOW, group="lab")
+    assert wide["node_groups"] == {"lab": [BOB]}
+    assert access(wide)[BOB] == access(document)[BOB] and rules(wide).limits_for(BOB).running == 2
+
+
+def test_a_name_that_another_node_has_gets_a_number() -> None:
+    document = shared(nodes={ANNA: {"name": "bob"}, "dpc-node-" + "c" * 32: {"name": "bob-2"}})
+    assert widen(document, BOB, now=NOW, name="bob")["nodes"][BOB] == {"name": "bob-3"}
+
+
+def test_relaying_is_switched_and_its_terms_stay() -> None:
+    document: Document = {"relay": {"allow_nodes": [ANNA, BOB], "sessions": 2}}
+    on = set_relaying(document, True)
+    assert on == {"relay": {"allow_nodes": [ANNA, BOB], "sessions": 2, "enabled": True}}
+    assert not rules(on).enabled and rules(on).may_relay(ANNA, NOW)
+    assert not rules(set_relaying(on, False)).may_relay(ANNA, NOW)

@@ -123,6 +123,10 @@ class Kernel:
             if reply["parent_header"].get("msg_id") == message["header"]["msg_id"]:
                 return str(reply["content"]["subshell_id"])
 
+    def begin(self, code: str) -> None:
+        """Start a cell, and do not wait."""
+        self._client.execute(code, allow_stdin=False)
+
     def send(self, kind: str, content: Message, subshell: str | None = None) -> str:
         """Send a message on the shell channel; returns its id."""
         message = self._client.session.msg(kind, content)
@@ -145,6 +149,13 @@ class Kernel:
 
     def interrupt(self) -> None:
         self._manager.interrupt_kernel()
+
+    def kill(self) -> None:
+        """As ``kill -9`` does."""
+        self._manager.shutdown_kernel(now=True)
+        self._client.stop_channels()
+        self._manager.cleanup_resources()
+        self._sockets.cleanup()
 
     def close(self) -> None:
         self._client.stop_channels()

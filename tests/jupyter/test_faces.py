@@ -36,7 +36,7 @@ HOSTILE = "\x1b]0;owned\x07<img src=x onerror=alert(1)>\u202egnp\n\u2028%dpc_sto
 
 
 def test_a_face_gets_every_section_at_first_and_then_only_what_changes(screen: Screen, notebook: Notebook) -> None:
-    sections = {"node", "hosts", "chosen", "requests", "rate", "today", "access", "pending"}
+    sections = {"node", "hosts", "chosen", "requests", "rate", "today", "access", "pending", "invitations"}
     screen.until(lambda: screen.heard)
     assert screen.heard[0].keys() == {"state"} and screen.heard[0]["state"].keys() == sections
     notebook.choose("local", "stub-2")
@@ -564,6 +564,34 @@ def test_one_click_for_one_model_gives_back_nothing_that_had_ended(screen: Scree
     screen.until(lambda: screen.state["access"]["people"][0]["models"] == ["small", "big"])
     preview = screen.call("preview", edits=[{"kind": "person", "node_id": DAVE, "models": []}])
     assert preview["gains"] == ["dave"]
+
+
+def test_an_invitation_is_made_shown_and_taken_back_from_a_face(
+    screen: Screen, node: BackgroundNode, asker_home: Home
+) -> None:
+    reply = screen.reply(screen.ask("invite", {"name": "anna"}))
+    assert reply["error"].startswith("No node of this home listens")
+    node.run(node.service.listen("127.0.0.1", 0))
+    made = screen.call("invite", name="anna", models=["llama3*, qwen3:8b"], group="", expires="7d")
+    assert made["line"].startswith("dpc-invite:") and made["sentences"][1].startswith(
+        "anna may then use llama3*, qwen3"
+    )
+    (shown,) = screen.state["invitations"]
+    assert (shown["id"], shown["name"], shown["models"]) == (made["id"], "anna", ["llama3*", "qwen3:8b"])
+    assert shown["permission"] == "for 7d from joining" and shown["until"].endswith(" UTC")
+    assert made["line"] not in json.dumps(screen.state)
+    assert asker_home.read_invitations()[made["id"]]["secret"] not in json.dumps(screen.heard)
+    assert screen.call("revoke_invitation", invite_id=made["id"]) == {
+        "sentence": "The invitation for anna is taken back."
+    }
+    assert screen.state["invitations"] == []
+
+
+def test_somebody_who_is_known_by_a_note_alone_is_nobody_in_the_editor(screen: Screen, asker_home: Home) -> None:
+    """What an invitation leaves behind when its guest is removed."""
+    asker_home.edit_access(lambda document: {**document, "nodes": {DAVE: {"_invitation": "00ff"}, ANNA: {"name": "a"}}})
+    screen.until(lambda: screen.state.get("access", {}).get("people"))
+    assert [each["node_id"] for each in screen.state["access"]["people"]] == [ANNA]
 
 
 def test_two_editors_lose_nothing_of_each_others(faces: Faces, asker_home: Home) -> None:

@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 
 import nbformat
 import psutil
 from running_host import RunningHost
 
 from dpc_jupyter import firewall
+from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.cli.demo import notebook_path
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import Identity
+from dpc_jupyter.node.thread import BackgroundNode
 from jupyter.conftest import StubHost
 from jupyter.kernel import Kernel
 
@@ -25,7 +28,7 @@ def test_a_node_that_only_asks_does_not_listen_and_sharing_gives_an_address(
     assert "dpc://" not in first
     assert kernel.ok("%dpc_start").stdout == first
     shared = kernel.ok("%dpc_start --share --listen 127.0.0.1 --port 0").stdout
-    assert "Nobody is let in yet: %dpc_firewall allow NODE_ID" in shared
+    assert "Nobody is let in yet: %dpc_invite NAME" in shared
     assert f"?node_id={asker.node_id}" in shared.splitlines()[-1]
     assert kernel.ok("%dpc_start --share").stdout == shared
     assert json.loads((asker_home.path / ".dpc_access.json").read_text())["compute"]["enabled"] is True
@@ -62,6 +65,10 @@ def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> Non
     assert "Sharing is paused" in kernel.ok("%dpc_status").stdout
     assert kernel.ok("%dpc_firewall").stdout.startswith("Sharing is paused")
     assert kernel.ok("%dpc_firewall resume").stdout == "Sharing is on.\n"
+    assert kernel.ok("%dpc_firewall relay on").stdout.startswith("It relays between those that you let in")
+    assert "It relays between" in kernel.ok("%dpc_firewall").stdout
+    assert kernel.ok("%dpc_firewall relay off").stdout.startswith("It relays for nobody. %dpc_firewall relay on")
+    assert kernel.run("%dpc_firewall relay").sentence.startswith("On or off?")
     assert kernel.ok("%dpc_firewall off").stdout == "Sharing is off.\n"
     assert kernel.ok("%dpc_firewall pending").stdout == "Nobody has asked and been refused.\n"
 
@@ -88,9 +95,65 @@ def test_the_firewall_takes_the_notebooks_variables(kernel: Kernel) -> None:
     assert kernel.ok("%dpc_firewall explain {dave_id} {model}").stdout.startswith("no: line 5, compute.enabled")
 
 
+def test_an_invitation_is_made_listed_and_taken_back_and_its_cell_says_who_came(
+    kernel: Kernel, asker: Identity, tmp_path: Path
+) -> None:
+    assert "Run %dpc_start --share first" in kernel.run("%dpc_invite anna").sentence
+    assert "Whom? %dpc_invite NAME" in kernel.run("%dpc_invite").sentence
+    assert kernel.ok("%dpc_invite --list").stdout == "There are no invitations: %dpc_invite NAME\n"
+    kernel.ok("%dpc_start --share --listen 127.0.0.1 --port 0\nwho = 'anna'")
+    made = kernel.ok("%dpc_invite {who} --models llama3.1:8b,qwen3:8b --expires 7d")
+    first, line, terms, *doubts = made.stdout.splitlines()
+    assert re.fullmatch(r"Send this line to anna and to nobody else\. It works once, until .* UTC:", first)
+    assert terms == "anna may then use llama3.1:8b, qwen3:8b, for 7d from joining." and len(doubts) == 2
+    assert made.text == "Nobody has joined by it yet."
+    listed = kernel.ok("%dpc_invite --list").text
+    assert "anna" in listed and "open" in listed and line not in listed
+    joiner = BackgroundNode(Home(tmp_path / "joiner"), name="annas-laptop", registry=Registry([]))
+    try:
+        joiner.start()
+        joined = joiner.run(joiner.service.join(line))
+        assert joined.known_as == "anna" and joined.host.node_id == asker.node_id
+        while (message := kernel.next())["header"]["msg_type"] != "update_display_data":
+            pass
+        assert message["content"]["transient"]["display_id"] in made.displays
+        said = message["content"]["data"]["text/plain"]
+        assert said == f"anna has joined: {joiner.service.identity.node_id}."
+    finally:
+        joiner.stop()
+    assert "used by anna" in kernel.ok("%dpc_invite --list").text
+    kernel.ok("%dpc_invite bob --valid 12h")
+    assert kernel.ok("%dpc_invite --revoke bob").stdout == "The invitation for bob is taken back.\n"
+    assert "No open invitation is for 'bob'" in kernel.run("%dpc_invite --revoke bob").sentence
+    kernel.ok("%dpc_firewall off")
+    assert "Sharing is off: who joins can ask once it is on." in kernel.ok("%dpc_invite carol").stdout
+
+
+def test_a_line_is_joined_by_as_it_was_pasted(kernel: Kernel, stub_host: StubHost, asker: Identity) -> None:
+    service = stub_host.node.service
+    service.access.deny("tester")
+    made = service.invitations.make("anna", models=("stub-1",))
+    assert "By which invitation?" in kernel.run("%dpc_join").sentence
+    broken = kernel.run(f"%dpc_join {str(made)[:40]}").sentence
+    assert broken.endswith("Copy the whole line, from dpc-invite: to its end, or ask for a new one.")
+    half = len(str(made)) // 2
+    said = kernel.ok(f"%%dpc_join --name lab\n> {str(made)[:half]}\n> {str(made)[half:]}\n").stdout.splitlines()
+    assert said == [
+        f"Joined lab ({service.identity.node_id}): its owner calls you tester.",
+        "lab lets you use: stub-1.",
+        "Ask it: %dpc_ask -H lab Hello",
+    ]
+    assert kernel.ok("%dpc_ask -H lab Hello").status == "ok"
+    kernel.ok(f"line = {str(made)!r}")
+    for again in (f'%dpc_join "{made}"', "%dpc_join {line}", f"%dpc_join {made}  # from the mail"):
+        assert kernel.ok(again).stdout.splitlines() == said
+    service.access.deny(asker.node_id)
+    assert "This invitation cannot be used" in kernel.run(f"%dpc_join {made}").sentence
+
+
 def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: RunningHost) -> None:
     kernel.ok(f"%dpc_connect {real_host.uri} --name anna")
-    assert "anna" in kernel.ok("%dpc_peers").text and "TLS to it" in kernel.ok("%dpc_peers").text
+    assert "anna" in kernel.ok("%dpc_peers").text and "to it by TLS at 127.0.0.1:" in kernel.ok("%dpc_peers").text
     models = kernel.ok("%dpc_models anna").text
     assert "smollm2:135m" in models and "private" not in models
     kernel.ok("%dpc_ask -H anna --max-tokens 4 Hello")

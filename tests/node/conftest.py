@@ -92,12 +92,12 @@ async def make_node(make_home: MakeHome, quiet_loop: None) -> AsyncIterator[Make
 
 
 # What may outlive a peer: names, and a node's last minute of requests (for its limits).
-_KEPT = {"_subscribers", "_stranger_asked_at", "_nodes", "_idle", "_backends", "_noted"}
+_KEPT = {"_subscribers", "_stranger_asked_at", "_nodes", "_idle", "_backends", "_noted", "_to_cancel", "_attempts"}
 
 
 def _left(node: CoreService) -> list[str]:
     """What a stopped node still holds of its peers and requests."""
-    rooms = (node, node._links, node._host, node._host._queue, node._requester, node._offers)
+    rooms = (node, node._links, node._host, node._host._queue, node._requester, node._offers, node._joining)
     return [
         f"{type(room).__name__}.{name}"
         for room in rooms
@@ -151,10 +151,13 @@ class Pair:
                 answered.set_result(response)
 
         self.asker._requester.take_response = take_response  # type: ignore[method-assign]
-        link._connection._out.append(encode_frame(json.dumps(frame).encode()))
-        link._schedule()
-        async with asyncio.timeout(PATIENCE_S):
-            return cast(RemoteInferenceResponse, await answered)
+        try:
+            link._connection._out.append(encode_frame(json.dumps(frame).encode()))
+            link._schedule()
+            async with asyncio.timeout(PATIENCE_S):
+                return cast(RemoteInferenceResponse, await answered)
+        finally:
+            del self.asker._requester.take_response
 
     @property
     def host_link(self) -> Peer:

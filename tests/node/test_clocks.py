@@ -69,13 +69,13 @@ async def test_a_quiet_link_stays_and_its_round_trip_is_known(fast_pings: None, 
     assert 0 <= peer.rtt_s < 1
 
 
-async def test_a_silent_peer_is_dropped_and_its_requests_fail_by_name(fast_pings: None, allowed: Pair) -> None:
+async def test_a_silent_peer_is_dropped_and_its_requests_wait_for_it(fast_pings: None, allowed: Pair) -> None:
     allowed.engine.hold()
     await allowed.started()
     allowed.asker_link._stream._transport.pause_reading()  # type: ignore[attr-defined]
     allowed.asker_link._timer.cancel()  # type: ignore[union-attr]
     await until(lambda: not allowed.host.peers(), within_s=2)
-    await until(lambda: not allowed.engine.running)
+    assert [serving.lost_at is not None for serving in allowed.host._host.servings] == [True]  # it may come back
 
 
 async def test_our_own_stall_is_not_taken_for_silence_of_the_peer(fast_pings: None, allowed: Pair) -> None:

@@ -42,7 +42,7 @@ def test_what_is_no_address_is_refused_with_the_shape(text: str) -> None:
 
 
 def remember(directory: Directory, uri: PeerUri, claimed: str, given: str | None) -> None:
-    if (change := directory.remember(uri, claimed, given)) is not None:
+    if (change := directory.remember(uri.node_id, uri, claimed, given)) is not None:
         directory.save(change)
 
 
@@ -96,8 +96,8 @@ def test_a_remembered_name_is_what_a_node_is_called(directory: Directory) -> Non
 def test_names_and_addresses_survive_a_restart(directory: Directory) -> None:
     again = Directory(directory._home, Rules)
     assert again.find("anna", []) == ID
-    assert again.uri_of(ID) == PeerUri("h", 1, ID)
-    assert again.uri_of(OTHER) is None
+    assert again.uris_of(ID) == [PeerUri("h", 1, ID)]
+    assert again.uris_of(OTHER) == []
 
 
 async def test_an_inbound_peer_that_claims_a_known_name_does_not_win(allowed: Pair, make_node: MakeNode) -> None:

@@ -18,15 +18,13 @@ from node.stub import PIECE, StubEngine
 from node.waiting import until
 
 
-@pytest.mark.parametrize("how", ["the link breaks", "the host stops", "the host hangs up", "the asker hangs up"])
+@pytest.mark.parametrize("how", ["the host stops", "the host hangs up", "the asker hangs up"])
 async def test_a_lost_host_is_known_at_once_by_name_and_the_text_is_kept(
     allowed: Pair, make_node: MakeNode, how: str
 ) -> None:
     allowed.engine.hold()
     stream = await allowed.started()
-    if how == "the link breaks":
-        allowed.host_link.abort("the test cut it")
-    elif how == "the host stops":
+    if how == "the host stops":
         await allowed.host.stop()
     elif how == "the host hangs up":
         await allowed.host.disconnect("bob")
@@ -62,20 +60,6 @@ async def test_kill_9_of_the_host_is_known_within_2_s_and_the_asker_stays_usable
     assert stream.answer.text.startswith(PIECE)
     assert not asker.peers()
     assert (await asker.send_ai_query("hello", "local")).text == PIECE * 4
-
-
-async def test_kill_9_of_the_asker_frees_the_slot_within_2_s(make_home: MakeHome, make_node: MakeNode) -> None:
-    engine, home = StubEngine(), make_home("asker")
-    host = await make_node("anna", engine, listen=True)
-    share_with(host.home, home.load_identity().node_id)
-    host.access.reload()
-    engine.hold()
-    with headless(home, "--ask", str(host.uri), "hello") as asker:
-        await until(lambda: engine.running)
-        asker.process.send_signal(signal.SIGKILL)
-        assert await until(lambda: not engine.running) < 2
-    assert not host.status().serving
-    await until(lambda: [row.outcome for row in host.ledger.rows()] == ["peer_lost"])
 
 
 async def test_a_host_that_is_frozen_can_be_left_at_once(make_home: MakeHome, make_node: MakeNode) -> None:

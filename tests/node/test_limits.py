@@ -22,6 +22,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceCancel,
     RemoteInferenceChunk,
     RemoteInferenceRequest,
+    RemoteInferenceResponse,
 )
 from dpc_jupyter.scheduling import FrameBudget
 from node.conftest import MakeNode, MakePair, Pair
@@ -122,19 +123,20 @@ async def test_2000_requests_at_once_cost_only_the_peer_that_sends_them(
     arrived: dict[str, float] = {}
     began = time.monotonic()
     refused_after_s: list[float] = []
-    take_request, refuse = pair.host._host.take_request, pair.host._host.refuse
+    take_request, send, link = pair.host._host.take_request, pair.host_link.send, pair.host_link
 
     def take(peer: Peer, request: RemoteInferenceRequest) -> None:
         arrived[request.request_id] = clock()
         take_request(peer, request)
         assert len(pair.host._host.servings) <= OPEN_LIMIT + 1  # and the one of carol
 
-    def note(peer: Peer, request_id: str, error: InferenceError) -> None:
-        refused_after_s.append(clock() - arrived[request_id])
-        refuse(peer, request_id, error)
+    def note(message: Message) -> None:
+        if isinstance(message, RemoteInferenceResponse):
+            refused_after_s.append(clock() - arrived[message.request_id])
+        send(message)
 
     monkeypatch.setattr(pair.host._host, "take_request", take)
-    monkeypatch.setattr(pair.host._host, "refuse", note)
+    monkeypatch.setattr(link, "send", note)
     flood = [pair.ask() for _ in range(2000)]
     other = asyncio.create_task(carol.send_ai_query("hello", pair.host_id))
     await until(lambda: sum(stream.done for stream in flood) == 1990)

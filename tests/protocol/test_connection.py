@@ -151,7 +151,11 @@ def v15_ends() -> Pair:
     return ends
 
 
-EXTENDING = ("REMOTE_INFERENCE_STATUS", "REMOTE_INFERENCE_CHUNK", "REMOTE_INFERENCE_CANCEL", "PING", "PONG", "GOODBYE")
+EXTENDING = (
+    *("REMOTE_INFERENCE_STATUS", "REMOTE_INFERENCE_CHUNK", "REMOTE_INFERENCE_CANCEL", "REMOTE_INFERENCE_RESUME"),
+    *("RELAY_PEERS", "RELAY_OPEN", "RELAY_OPENED", "RELAY_DATA", "RELAY_CREDIT", "RELAY_CLOSE"),
+    *("INVITE_CLAIM", "INVITE_RESULT", "PING", "PONG", "GOODBYE"),
+)
 
 
 def test_the_extension_commands_are_those_of_section_3() -> None:
@@ -344,6 +348,15 @@ MALFORMED: dict[str, object] = {
     "REMOTE_INFERENCE_CHUNK": {"request_id": "r", "index": -1},
     "REMOTE_INFERENCE_RESPONSE": {"request_id": "r", "status": "maybe"},
     "REMOTE_INFERENCE_CANCEL": {},
+    "REMOTE_INFERENCE_RESUME": {"request_id": ""},
+    "RELAY_PEERS": {"nodes": [{"node_id": "anna"}]},
+    "RELAY_OPEN": {"relay_id": "x" * 32, "target": "dpc-node-" + "5" * 32},
+    "RELAY_OPENED": {},
+    "RELAY_DATA": {"relay_id": "0" * 32, "data": ""},
+    "RELAY_CREDIT": {"relay_id": "0" * 32, "count_bytes": 0},
+    "RELAY_CLOSE": {"relay_id": "0" * 31},
+    "INVITE_CLAIM": {"invite_id": "00112233445566ff", "proof": "0f" * 31},
+    "INVITE_RESULT": {"invite_id": "00112233445566FF", "status": "ok"},
     "PING": {"timestamp": 10**400},
     "PONG": {"timestamp": "now"},
     "GOODBYE": {"reason": "x" * 257},

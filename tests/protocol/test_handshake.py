@@ -355,3 +355,51 @@ def test_the_client_is_whoever_its_key_is_whatever_name_it_gives(guest_id: Ident
     (event,) = server_of(host_id).receive_data(frame(hello_of(guest_id, host_id, name=host_id.node_id)))
     assert isinstance(event, Authenticated)
     assert (event.node_id, event.name) == (guest_id.node_id, host_id.node_id)
+
+
+# WebRTC: what each end of a data channel signs.
+
+
+def channel(**changes: Any) -> bytes:
+    fields: dict[str, Any] = {
+        "signer": handshake.DIALLER,
+        "ids": ("ab", "c"),
+        "nonces": (bytes([1]) * 32, bytes([2]) * 32),
+        "fingerprints": (bytes([3]) * 32, bytes([4]) * 32),
+    }
+    return handshake.channel_bytes(**fields | changes)
+
+
+def test_what_is_signed_for_a_channel_is_this() -> None:
+    assert channel() == (b"dptp-rtc1-channel\0\0" + b"\0\2ab\0\1c" + b"\1" * 32 + b"\2" * 32 + b"\3" * 32 + b"\4" * 32)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"signer": handshake.ANSWERER},
+        {"ids": ("a", "bc")},
+        {"ids": ("c", "ab")},
+        {"nonces": (bytes([2]) * 32, bytes([1]) * 32)},
+        {"nonces": (bytes([1]) * 32, bytes([9]) * 32)},
+        {"fingerprints": (bytes([4]) * 32, bytes([3]) * 32)},
+        {"fingerprints": (bytes([3]) * 32, bytes([9]) * 32)},
+    ],
+)
+def test_no_two_channels_have_the_same_signed_bytes(changes: dict[str, Any]) -> None:
+    assert channel(**changes) != channel()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"nonces": (b"", bytes(64))}, {"fingerprints": (bytes(31), bytes(33))}, {"nonces": (b"", b"")}]
+)
+def test_fields_of_another_length_are_never_signed(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="fixed length"):
+        channel(**changes)
+
+
+def test_an_introduction_carries_a_nonce_and_a_certificate_and_nothing_else_passes_for_one() -> None:
+    assert handshake.read_introduction(handshake.introduction(bytes(32), b"cert")) == (bytes(32), b"cert")
+    for other in (b"", b"dptp-rtc1\0", handshake.introduction(bytes(32), b""), b"0000000002{}" * 9):
+        with pytest.raises(HandshakeError, match="does not prove who it is"):
+            handshake.read_introduction(other)

@@ -69,6 +69,9 @@ class Stub:
     def peer_said(self, peer: Peer, message: Message | BadRequest, /) -> None:
         self.said.append((peer.node_id, message))
 
+    def peer_silent(self, peer: Peer, /) -> None:
+        pass
+
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         self.closed.append((peer.node_id, reason))
 

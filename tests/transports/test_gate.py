@@ -21,7 +21,8 @@ from dpc_jupyter.identity import Identity
 from dpc_jupyter.node import links
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.transports import tls
-from dpc_jupyter.transports.tls import HALF_OPEN_LIMIT, HANDSHAKE_S, HalfOpen, TlsStream, client_context
+from dpc_jupyter.transports.gate import HANDSHAKE_S, HalfOpen
+from dpc_jupyter.transports.tls import HALF_OPEN_LIMIT, TlsStream, client_context
 from transports.nodes import LOOPBACK, Stub, node, until
 
 SLOW = 500
@@ -60,7 +61,7 @@ def alive(sock: socket.socket) -> bool:
 
 def waiting(host: Stub) -> Counter[str]:
     gate = host.links._listener._gate  # type: ignore[union-attr]
-    return Counter(half_open.address for half_open in gate._waiting)
+    return Counter(half_open.source for half_open in gate._waiting)
 
 
 def test_the_limits_are_those_of_the_protocol() -> None:
@@ -85,9 +86,9 @@ async def dialled_at_once(host: Stub, identity: Identity, count: int) -> None:
     assert listener is not None
     secure = listener._secure
 
-    async def later(sock: socket.socket, address: str, half_open: HalfOpen) -> None:
+    async def later(sock: socket.socket, stream: TlsStream, half_open: HalfOpen) -> None:
         await asyncio.sleep(0.3)
-        await secure(sock, address, half_open)
+        await secure(sock, stream, half_open)
 
     listener._secure = later  # type: ignore[method-assign]
     async with contextlib.AsyncExitStack() as stack:

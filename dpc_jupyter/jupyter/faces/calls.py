@@ -16,7 +16,7 @@ from dpc_jupyter.firewall import gains, parse_json, read_edits
 from dpc_jupyter.jupyter.chat import Chats
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.sanitize import label, plain
-from dpc_jupyter.wording import USAGE_HEAD, allowed, usage_rows
+from dpc_jupyter.wording import USAGE_HEAD, allowed, invited, several, usage_rows
 
 _LINE_CHARS = 1000
 
@@ -126,6 +126,20 @@ class Calls:
     def dismiss(self, node_id: str) -> None:
         """Forget that a node asked."""
         self._notebook.home.clear_pending(node_id)
+
+    def invite(
+        self, name: str, models: tuple[str, ...] = (), group: str | None = None, expires: str | None = None
+    ) -> dict[str, Any]:
+        """Make an invitation; its line is told once."""
+        invitations = self._notebook.invitations
+        made = invitations.make(name, models=several(models), group=group or None, expires=expires or None)
+        sentences = invited(invitations.status(made.invite_id), self._notebook.access.rules)
+        return {"id": made.invite_id, "line": str(made), "sentences": sentences}
+
+    def revoke_invitation(self, invite_id: str) -> dict[str, str]:
+        """Take an open invitation back."""
+        gone = self._notebook.invitations.revoke(invite_id)
+        return {"sentence": f"The invitation for {label(gone.name)} is taken back."}
 
     def usage(self, days: float | None = None) -> dict[str, Any]:
         """Who used what, as a table."""

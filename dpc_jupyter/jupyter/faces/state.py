@@ -12,9 +12,10 @@ from msgspec import Struct
 from dpc_jupyter.firewall import Document, Rules
 from dpc_jupyter.jupyter.notebook import LOCAL
 from dpc_jupyter.ledger import Usage
-from dpc_jupyter.node.status import KnownPeer, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.status import InvitationStatus, KnownPeer, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.protocol.messages import ProviderInfo
 from dpc_jupyter.sanitize import label
+from dpc_jupyter.wording import day, permission
 
 NAME_CHARS = 128
 MODEL_CHARS = 256  # as `Offers` keeps them: a name that was cut could not be chosen
@@ -22,7 +23,19 @@ SENTENCE_CHARS = 1000
 
 
 class NodeView(Struct, frozen=True):
-    """This node. `address` is None while it does not listen; `error` is what its owner should mend."""
+    """This node.
+
+    Attributes
+    ----------
+    address : str or None
+        None while it does not listen.
+    error : str or None
+        What its owner should mend.
+    hub : str
+        Whether it is online at its hub; empty where it has none.
+    takes_calls : bool
+        Others may call it over the hub.
+    """
 
     running: bool
     name: str
@@ -32,6 +45,8 @@ class NodeView(Struct, frozen=True):
     sharing: bool = False
     paused: bool = False
     error: str | None = None
+    hub: str = ""
+    takes_calls: bool = False
 
 
 class ModelView(Struct, frozen=True):
@@ -52,7 +67,9 @@ class HostView(Struct, frozen=True, kw_only=True):
     id : str
         ``local`` or a node id.
     state : str
-        ``known`` is one that was linked before and is not linked now.
+        ``known`` is one that was linked before, or that a linked peer would relay us to, and is not linked now.
+    kind : str
+        How it is reached, or would be: ``TLS``, ``WebRTC``, ``via rita``.
     reason : str
         Why it is unreachable, or what else there is to say; one sentence.
     last_seen : float or None
@@ -114,6 +131,17 @@ class Pending(Struct, frozen=True):
     when: float
 
 
+class InvitationView(Struct, frozen=True):
+    """An invitation that is open; `permission` and `until` in words."""
+
+    id: str
+    name: str
+    models: tuple[str, ...]
+    group: str | None
+    permission: str
+    until: str
+
+
 def node_view(status: NodeStatus | None, node_id: str, version: str, trouble: str | None = None) -> NodeView:
     """The node, running or not; `trouble` is what else its owner should mend."""
     if status is None:
@@ -127,6 +155,8 @@ def node_view(status: NodeStatus | None, node_id: str, version: str, trouble: st
         status.sharing,
         status.paused,
         _sentence(status.access_error or status.ledger_error or trouble),
+        label(status.hub, SENTENCE_CHARS),
+        status.takes_calls,
     )
 
 
@@ -161,8 +191,9 @@ def host_views(
             HostView(
                 id=each.node_id,
                 name=label(each.name, NAME_CHARS),
-                state="unreachable" if each.reason else "known",
-                reason=label(each.reason, 300),
+                state="unreachable" if each.reason and not each.via else "known",
+                kind=_kind("", each.via),
+                reason="" if each.via else label(each.reason, 300),
                 last_seen=each.last_seen,
             )
             for each in rest
@@ -216,6 +247,23 @@ def pending_views(pending: Mapping[str, Mapping[str, Any]]) -> list[Pending]:
     return sorted(found, key=lambda each: -each.when)
 
 
+def invitation_views(invitations: Iterable[InvitationStatus]) -> list[InvitationView]:
+    """Those that are open, newest first."""
+    found = [
+        InvitationView(
+            each.invite_id,
+            label(each.name, NAME_CHARS),
+            tuple(label(model, MODEL_CHARS) for model in each.models),
+            each.group and label(each.group, NAME_CHARS),
+            permission(each.expires),
+            day(each.valid_until),
+        )
+        for each in invitations
+        if each.state == "open"
+    ]
+    return found[::-1]
+
+
 def served_tokens(sums: Iterable[Usage]) -> Counter[str]:
     """What each node used here, of the day's sums."""
     used = Counter[str]()
@@ -237,7 +285,8 @@ def access_view(path: str, rules: Rules, used: Mapping[str, int], now: dt.dateti
     compute, members = document.get("compute", {}), _entries(document, "node_groups")
     terms, nodes = _entries(document, "groups"), _entries(document, "nodes")
     listed, allowed = compute.get("allow_nodes", []), compute.get("allow_groups", [])
-    ids = dict.fromkeys([*listed, *(n for ids in members.values() for n in ids), *nodes])
+    own = [n for n, entry in nodes.items() if not entry or any(key[0] != "_" for key in entry)]  # not by notes alone
+    ids = dict.fromkeys([*listed, *(n for ids in members.values() for n in ids), *own])
     return {
         "path": label(path, 400),
         "error": _sentence(rules.error),
@@ -305,7 +354,7 @@ def _linked(peer: PeerStatus) -> HostView:
         id=peer.node_id,
         name=label(peer.name, NAME_CHARS),
         state="busy" if busy else "ready" if peer.models else "known",
-        kind=peer.kind,
+        kind=_kind(peer.kind, *peer.via),
         rtt_ms=None if peer.rtt_s is None else round(peer.rtt_s * 1000, 1),
         reason="" if peer.models else "no models for you: its owner has not let you in",
         running=None if load is None else load.running,
@@ -313,6 +362,11 @@ def _linked(peer: PeerStatus) -> HostView:
         eta_s=None if load is None else load.eta_s,
         models=_models(peer.models),
     )
+
+
+def _kind(kind: str, *via: str) -> str:
+    names = ", ".join(label(name, NAME_CHARS) for name in via if name)
+    return f"via {names}" if names else kind
 
 
 def _by_name(host: HostView) -> tuple[str, str]:

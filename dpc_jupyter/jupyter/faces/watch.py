@@ -18,10 +18,12 @@ from dpc_jupyter.errors import DpcError
 from dpc_jupyter.jupyter.faces.state import (
     Chosen,
     HostView,
+    InvitationView,
     Pending,
     Today,
     access_view,
     host_views,
+    invitation_views,
     node_view,
     pending_views,
     request_views,
@@ -49,7 +51,7 @@ _LOAD_EVERY_S = 3.0
 _MODELS_WAIT_S = 0.1
 # Another program may hold the ledger for seconds.
 _LEDGER_WAIT_S = 0.25
-_FILES = ("access", "pending", "peers")
+_FILES = ("access", "pending", "invitations", "peers")
 
 
 class Watcher:
@@ -129,6 +131,12 @@ class Watcher:
         return {
             "access": access_view(path, access.rules, used, dt.datetime.now(dt.UTC)),
             "pending": self._every(_FILE_EVERY_S, "pending", lambda: pending_views(access.pending()), list[Pending]()),
+            "invitations": self._every(
+                _FILE_EVERY_S,
+                "invitations",
+                lambda: invitation_views(self._notebook.invitations.all()),
+                list[InvitationView](),
+            ),
         }
 
     @property

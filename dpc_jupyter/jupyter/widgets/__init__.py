@@ -23,7 +23,7 @@ _IMPORT = re.compile(r"^import .*;\n", re.MULTILINE)
 _SHARED = ("dom", "format", "client")
 _FIREWALL_PARTS = (
     *("access_draft", "access_words", "access_row", "access_table", "access_additions", "access_requests"),
-    *("access_review", "fields", "dry_run"),
+    *("access_invitations", "access_review", "fields", "dry_run"),
 )
 
 

@@ -5,12 +5,13 @@ import { Calls, linkSentence } from "./client.js";
 import { AccessDraft, targetOf, withEdits } from "./access_draft.js";
 import { ownName } from "./access_words.js";
 import { Additions } from "./access_additions.js";
+import { Invitations } from "./access_invitations.js";
 import { accessTable } from "./access_table.js";
 import { RefusedRequests } from "./access_requests.js";
 import { reviewBar } from "./access_review.js";
 import { DryRun } from "./dry_run.js";
 
-const SECTIONS = ["access", "pending", "hosts", "link"];
+const SECTIONS = ["access", "pending", "invitations", "hosts", "link"];
 const COPIED_FOR_MS = 1_500;
 const SAID_FOR_MS = 15_000;
 
@@ -26,6 +27,7 @@ export function firewallEditor(el, client, t) {
     open: null, // target of the row that is being edited
   };
   const additions = new Additions(editor);
+  const invitations = new Invitations(editor);
   const requests = new RefusedRequests(editor);
   const dryRun = new DryRun(client, t, lists, draw);
   let said = ""; // what the last grant or Save came to
@@ -80,6 +82,7 @@ export function firewallEditor(el, client, t) {
       now && !access.sharing && note("off", t("Sharing is off: nobody can ask this machine.")),
       elsewhere?.map(([slot, { sentence }]) => h("p", { key: slot, class: "dpc-error", role: "alert" }, sentence)),
       body,
+      now && invitations.render(),
       requests.render(),
       h("p", { key: "said", class: "dpc-fw-said", role: "status" }, said),
       now && dryRun.render(draft.entries.size > 0),

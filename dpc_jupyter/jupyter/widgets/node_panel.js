@@ -67,8 +67,10 @@ export function nodePanel(el, client, t) {
       copied === "no" && h("div", { class: "dpc-row" },
         h("input", { class: "dpc-input dpc-mono", readonly: true, value: node.address ?? node.node_id,
           "aria-label": t("Copy this yourself"), onfocus: (event) => event.currentTarget.select() })),
-      node.running && !node.address && h("p", { class: "dpc-hint" },
-        t("It does not listen: others cannot link to it, it can link to them.")),
+      node.running && !node.address && h("p", { class: "dpc-hint" }, node.takes_calls
+        ? t("It listens on no port: others call it over the hub.")
+        : t("It does not listen: others cannot link to it, it can link to them.")),
+      node.hub && h("p", { class: "dpc-hint" }, t("Hub: %1", node.hub)),
       failure(node.error),
       node.running && sharingRow(node),
       failure(calls.error("share")),

@@ -1,0 +1,1 @@
+"""Hubs on loopback: what they promise their nodes, and what they refuse."""

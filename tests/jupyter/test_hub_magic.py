@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hub.running_hub import RunningHub
+from node.stub import StubEngine
+from node.waiting import until_in_thread
+
+from dpc_jupyter import firewall
+from dpc_jupyter.backends.registry import Registry
+from dpc_jupyter.home import Home
+from dpc_jupyter.identity import Identity
+from dpc_jupyter.node.network import set_hub
+from dpc_jupyter.node.thread import BackgroundNode
+from jupyter.kernel import Kernel
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[RunningHub]:
+    running = RunningHub(tmp_path / "hub").start()
+    yield running
+    running.kill()
+
+
+def test_a_hub_is_set_shown_and_taken_away_for_the_next_start(
+    kernel: Kernel, asker_home: Home, hub: RunningHub
+) -> None:
+    assert kernel.ok("%dpc_hub").stdout.startswith("No hub is set: %dpc_hub https://")
+    assert "is none of off, search, show and an address" in kernel.run("%dpc_hub on").sentence
+    assert "not encrypted" in kernel.run("%dpc_hub http://hub.example.org").sentence
+    kernel.ok("%dpc_start")
+    assert "Hub:" not in kernel.ok("%dpc_status").stdout
+    said = kernel.ok(f"%dpc_hub {hub.url}").stdout
+    assert f"names the hub {hub.url}." in said and said.endswith("from the next %dpc_start on: %dpc_stop first.\n")
+    assert kernel.ok("%dpc_hub").stdout == f"The next %dpc_start goes online at {hub.url}.\n"
+    kernel.ok("%dpc_stop")
+    kernel.ok("%dpc_start")
+    until_in_thread(lambda: kernel.ok("%dpc_hub").stdout == f"This node is online at {hub.url}\n")
+    assert f"Hub: online at {hub.url} (it can call others, and is not called)\n" in kernel.ok("%dpc_status").stdout
+    kernel.ok("%dpc_start --share --listen 127.0.0.1 --port 0")
+    until_in_thread(lambda: f"Hub: online at {hub.url}\n" in kernel.ok("%dpc_status").stdout)
+    assert "names no hub now." in kernel.ok("%dpc_hub off").stdout
+    assert asker_home.read_network() == {}
+
+
+def test_the_hub_is_searched_from_a_cell(
+    kernel: Kernel, asker: Identity, asker_home: Home, hub: RunningHub, tmp_path: Path
+) -> None:
+    assert "No hub is set. %dpc_hub https://" in kernel.run("%dpc_hub search").sentence
+    kernel.ok("%dpc_stop")
+    home = Home(tmp_path / "host")
+    for each in (home, asker_home):
+        set_hub(each, hub.url)
+    home.edit_access(lambda document: firewall.set_enabled(document, True))
+    home.edit_access(lambda document: firewall.allow(document, asker.node_id, models=["stub-1"]))
+    node = BackgroundNode(home, name="anna", registry=Registry([StubEngine()]))
+    try:
+        node.start(("127.0.0.1", 0))
+        until_in_thread(lambda: "anna" in str(kernel.ok("%dpc_hub search --model stub\nimport time; time.sleep(1)")))
+        found = kernel.ok("%dpc_hub search --name ann")
+        assert found.text.splitlines()[1].split() == ["anna", node.status().node_id, "stub-1"]
+        assert "That is the hub's word." in found.stdout
+        assert kernel.ok("%dpc_hub search --model llama").stdout.startswith("The hub shows nobody such to you.")
+    finally:
+        node.stop()

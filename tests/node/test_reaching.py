@@ -1,0 +1,80 @@
+"""What a node tells of the ways to its peers."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+
+from dpc_jupyter.jupyter.faces.state import host_views
+from dpc_jupyter.node.core_service import CoreService
+from dpc_jupyter.node.directory import PeerUri
+from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.protocol.messages import RelayPeer
+from dpc_jupyter.wording import reached, tried
+from node.conftest import MakeNode
+from node.stub import StubEngine
+from node.test_relays import Trio
+from node.test_relays import trio as trio  # the fixture
+from node.waiting import until
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
+
+
+async def test_what_was_tried_and_what_won_is_told(make_node: MakeNode) -> None:
+    host, asker = await make_node("anna", StubEngine(), listen=True), await make_node("bob")
+    assert host.uri is not None
+    await asker.connect(str(host.uri), name="anna")
+    assert tried(asker.attempts(host.identity.node_id)) == ""
+    await asker.disconnect("anna")
+    stale = PeerUri("127.0.0.1", closed_port(), host.identity.node_id)
+    asker.directory.remember(host.identity.node_id, stale, "", None)
+    status = await asker.connect("anna")
+    assert reached(status) == f"by TLS at 127.0.0.1:{host.uri.port}"
+    assert (
+        tried(asker.attempts(status.node_id))
+        == f"TLS at 127.0.0.1:{stale.port} (Nothing listens at 127.0.0.1:{stale.port})"
+    )
+    assert asker.directory.known[status.node_id]["by"] == f"TLS at 127.0.0.1:{host.uri.port}"
+
+
+def test_a_way_that_had_not_answered_yet_is_told_and_one_that_was_not_needed_is_not() -> None:
+    attempts = (Attempt("TLS at h:1"), Attempt("WebRTC", won=True), Attempt("over rita"))
+    assert tried(attempts) == "TLS at h:1 (no answer yet)"
+    assert tried((Attempt("TLS at h:1", won=True), Attempt("WebRTC", error="No. Never."))) == "WebRTC (No)"
+
+
+async def test_a_link_over_a_relay_is_named_by_it(trio: Trio) -> None:
+    trio.relay()
+    await trio.link()
+    (status,) = [peer for peer in trio.bob.peers() if peer.node_id == trio.anna.identity.node_id]
+    assert status.via == ("rita",) and reached(status) == "over rita"
+    (view,) = [host for host in host_views((), "", trio.bob.peers(), trio.bob.known()) if host.id == status.node_id]
+    assert (view.kind, view.state) == ("via rita", "ready")
+    assert trio.bob.directory.known[status.node_id]["by"] == "over rita"
+
+
+async def test_whom_a_linked_peer_would_relay_us_to_can_be_picked_if_we_know_it(trio: Trio) -> None:
+    def shown(node: CoreService) -> Sequence[tuple[str, ...]]:
+        return [(h.id, h.name, h.state, h.kind) for h in host_views((), "", node.peers(), node.known())][1:]
+
+    anna_id, rita_id = trio.anna.identity.node_id, trio.rita.identity.node_id
+    trio.relay()
+    await until(lambda: trio.via.relays)
+    assert [each[0] for each in shown(trio.bob)] == [rita_id], "a relay's names prove nothing"
+    trio.bob.access.allow(anna_id, name="my anna")
+    assert (anna_id, "my anna", "known", "via rita") in shown(trio.bob)
+    trio.via.relays = (*trio.via.relays, RelayPeer(trio.bob.identity.node_id, "bob"))
+    trio.bob.access.allow(trio.bob.identity.node_id)
+    assert trio.bob.identity.node_id not in [each[0] for each in shown(trio.bob)]
+    await trio.bob.link_to(anna_id)
+    await until(lambda: trio.pair.asker_link.offers)
+    assert (anna_id, "my anna", "ready", "via rita") in shown(trio.bob)
+    # An address at which nothing listens is no reason to call it unreachable.
+    await trio.bob.disconnect("my anna")
+    trio.bob.directory.note_lost(anna_id, "Nothing listens at 192.0.2.7:8889.")
+    assert (anna_id, "my anna", "known", "via rita") in shown(trio.bob)
+    trio.edit(lambda document: {**document, "relay": {"enabled": False}})
+    await until(lambda: (anna_id, "my anna", "unreachable", "") in shown(trio.bob))
