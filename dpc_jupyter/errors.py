@@ -74,6 +74,12 @@ class NobodyListens(ConnectError):
     code = "refused"
 
 
+class NotAnnounced(ConnectError):
+    """The local network knows nothing of the peer; that says nothing of other ways to it."""
+
+    code = "not_announced"
+
+
 class InvitationError(DpcError):
     """An invitation cannot be made, read or used."""
 

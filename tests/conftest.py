@@ -20,6 +20,7 @@ def dpc_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the home of whoever runs it."""
     home = tmp_path / "dpc-home"
     monkeypatch.setenv("DPC_HOME", str(home))
+    monkeypatch.setenv("DPC_LAN", "off")  # no word leaves this machine
     return home
 
 

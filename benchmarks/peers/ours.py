@@ -113,6 +113,9 @@ async def _idle_links(uri_text: str, homes: list[Path]) -> None:
         def peer_silent(self, peer: object) -> None:
             pass
 
+        def peer_replaced(self, older: object, newer: object) -> None:
+            raise RuntimeError("replaced")
+
         def peer_closed(self, peer: object, reason: str) -> None:
             raise RuntimeError(reason)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import itertools
 import logging
@@ -13,10 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakValueDictionary
-
-from tenacity import AsyncRetrying, retry_if_exception, stop_after_delay, wait_random_exponential
+from typing import Any, Self
 
 from dpc_jupyter.backends.registry import Registry, open_registry
 from dpc_jupyter.errors import (
@@ -25,11 +21,10 @@ from dpc_jupyter.errors import (
     DpcError,
     InvalidRequest,
     InvitationError,
-    NobodyListens,
     PeerNotConnected,
 )
 from dpc_jupyter.home import PENDING_LIMIT, Home
-from dpc_jupyter.hub.adverts import Advert, FoundNode, Offer
+from dpc_jupyter.hub.adverts import FoundNode
 from dpc_jupyter.ledger import Entry, Ledger
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.answer import Answer, AnswerStream
@@ -37,19 +32,21 @@ from dpc_jupyter.node.directory import Directory, PeerUri
 from dpc_jupyter.node.host import Host, provider_info
 from dpc_jupyter.node.invitations import Invitations, Joined
 from dpc_jupyter.node.joining import Joining
-from dpc_jupyter.node.ladder import Attempt, Way, climb
+from dpc_jupyter.node.ladder import Attempt
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.local import run_here
 from dpc_jupyter.node.network import Network
 from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.presence import Presence
+from dpc_jupyter.node.reach import Reach
 from dpc_jupyter.node.relays import MESSAGES as RELAY_MESSAGES
 from dpc_jupyter.node.relays import Relays
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
-from dpc_jupyter.node.requester import Requester, lost
+from dpc_jupyter.node.requester import Requester
 from dpc_jupyter.node.status import JoinedHost, KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
+from dpc_jupyter.node.tasks import Tasks
 from dpc_jupyter.node.unfinished import NOTE_AFTER_S, Unfinished, UnfinishedRequest
-from dpc_jupyter.node.whereabouts import Whereabouts
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.invitation import Invitation
 from dpc_jupyter.protocol.messages import (
@@ -77,27 +74,7 @@ WATCH_EVERY_S = 0.3
 # Models come and go on an engine without telling; peers are told again when the list differs.
 OFFERS_EVERY_S = 10.0
 STRANGER_REQUEST_EVERY_S = 1.0
-# How long a host keeps what it says to an asker that is away.
-COME_BACK_S = 600.0
-# A hub takes 1,024 words an advert.
-_ADVERT_NODES, _ADVERT_MODELS = 256, 64
-# A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
-_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
-
-if TYPE_CHECKING:
-    from dpc_jupyter.hub.client import HubState
-    from dpc_jupyter.node.rendezvous import Rendezvous
-
 _log = logging.getLogger(__name__)
-
-
-def _about_hub(state: HubState) -> str:
-    return f"online at {state.origin}" if state.online else f"not online at {state.origin}: {state.reason}"
-
-
-def _may_be_back(error: BaseException) -> bool:
-    """Silence may be a network that is down; where the machine says that no node is there, its memory is gone."""
-    return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
 
 
 class CoreService:
@@ -132,9 +109,8 @@ class CoreService:
         self.ledger = Ledger(self.home.ledger_path)
         self._watch = self.home.watch()
         self._registry = registry or open_registry(self.home.read_providers(), self.home.models_folder)
-        self._network = Network.read(self.home)
-        self._rendezvous: Rendezvous | None = None
-        self._links = Links(self.identity, self.name, self.session, self, self._network.ice)
+        network = Network.read(self.home)
+        self._links = Links(self.identity, self.name, self.session, self, network.ice)
         self._relays = Relays(
             self.identity.node_id,
             lambda: self.access.rules,
@@ -150,19 +126,31 @@ class CoreService:
         self._pieces = 0
         self._offers = Offers(self._host)
         self._joining = Joining(self.identity.node_id, self.invitations, self._joined, self._not_joined)
-        self._whereabouts = Whereabouts(self.home)
         self._stranger_told_at = self._claim_told_at = float("-inf")
         self._stranger_asked_at: dict[str, float] = {}
         self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
         self._to_note: dict[str, tuple[str, str, float]] = {}
         self._noting = False
-        self._coming_back: set[str] = set()
-        self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._attempts: dict[str, tuple[Attempt, ...]] = {}
-        self._takes_calls = False
-        self._advertised: tuple[Offer, ...] | None = None
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._writes: set[asyncio.Task[None]] = set()
+        self._tasks, self._writes = Tasks(), Tasks()
+        self._presence = Presence(
+            self.home,
+            network,
+            self.identity,
+            self.name,
+            self.session,
+            self._links,
+            self._registry,
+            lambda: self.access.rules,
+            lambda about: self._tell("hub_changed", self.identity.node_id, f"This node is {about}"),
+        )
+        self._reach = Reach(
+            self._links,
+            self._relays,
+            self.directory,
+            self._requester,
+            self._presence,
+            partial(self._write, self.directory.save),
+        )
 
     async def start(self, listen: tuple[str, int] | None = None, *, takes_calls: bool | None = None) -> None:
         """Start the node. It listens only when told to, and goes online at its home's hub if there is one.
@@ -176,10 +164,9 @@ class CoreService:
         """
         if listen is not None:
             await self.listen(*listen)
-        self._takes_calls = listen is not None if takes_calls is None else takes_calls
-        self._go_online()
+        self._presence.start(takes_calls=listen is not None if takes_calls is None else takes_calls)
         await asyncio.to_thread(self._unfinished.look)
-        self._spawn(self._watch_files())
+        self._tasks.spawn(self._watch_files())
 
     async def listen(self, host: str, port: int) -> PeerUri:
         """Accept peers from now on; a node that listens already stays where it is.
@@ -201,55 +188,20 @@ class CoreService:
         ConnectError
             No port near the wanted one is free.
         """
-        if self._links.uri is None:
-            uri = self._links.listen(host, port)
-            try:  # for whoever writes an invitation in another process of this home
-                await asyncio.to_thread(self._whereabouts.note, self.session, host, uri.port)
-            except (DpcError, OSError) as error:
-                _log.warning("where this node listens is not noted: %s", error)
-            await self._take_calls()
-            return uri
-        return self._links.uri
-
-    def _go_online(self) -> None:
-        if not self._network.hub:
-            return
-        from dpc_jupyter.node.rendezvous import Rendezvous  # websockets: only who has a hub pays for it
-
-        self._rendezvous = Rendezvous(
-            self._network,
-            self.identity,
-            self.name,
-            self.session,
-            self._links,
-            takes_offers=self._takes_calls,
-            changed=self._hub_changed,
-        )
-        self._rendezvous.start()
-
-    async def _take_calls(self) -> None:
-        """Who begins to listen while it runs may be called, too; a hub hears that with the login."""
-        if self._rendezvous is not None and not self._takes_calls:
-            await self._rendezvous.close()
-            self._takes_calls = True
-            self._go_online()
+        return self._links.uri or await self._presence.listen(host, port)
 
     async def stop(self, reason: str = "the node is shutting down") -> None:
         """End every request and link, stop our engines, and write what is unwritten."""
         for stream in list(self._asking):
             stream.cancel()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._writes, return_exceptions=True)
-        if self.uri is not None:
-            with contextlib.suppress(DpcError, OSError):
-                self._whereabouts.forget(self.session)  # as the ledger's closing below, not in a thread
+        await self._tasks.stop()
+        await self._reach.stop()
+        await self._writes.finish()
         await self._joining.stop()
         await self._offers.stop()
         await self._host.stop()
         await self._relays.stop()
-        if self._rendezvous is not None:
-            await self._rendezvous.close()
+        await self._presence.stop()
         await self._links.close(reason)
         await self._registry.close()
         self.ledger.close()  # not in a thread: at the interpreter's end there are no new ones
@@ -277,50 +229,11 @@ class CoreService:
         ConnectError, HandshakeError
             Nobody answers there; or somebody else does; or the peer refused us.
         """
-        if ":" in where:  # of any scheme: what is wrong with it is said
-            uri = PeerUri.parse(where)
-            node_id, ways = uri.node_id, [self._direct(uri, timeout_s)]
-        else:
-            node_id = self.directory.find(where, self._links.peers)
-            ways = self._ways_to(node_id, timeout_s)
-        if not ways:
-            raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
-        return await self._reach(node_id, ways, name)
-
-    async def _reach(self, node_id: str, ways: Sequence[Way], name: str | None) -> PeerStatus:
-        # Two that connect at once share one link: a second one would replace the first.
-        async with self._reaching.setdefault(node_id, asyncio.Lock()):
-            peer = next((peer for peer in self._links.peers if peer.node_id == node_id and peer.outgoing), None)
-            if peer is None:
-                try:
-                    peer, tried = await climb(ways)
-                except DpcError as error:
-                    self.directory.note_lost(node_id, str(error))
-                    raise
-                self._attempts[node_id] = tried
-        # The disk is not waited for: a peer is of use before its address is safe.
-        way = next((attempt.way for attempt in self.attempts(node_id) if attempt.won), "")
-        if (change := self.directory.remember(node_id, peer.uri, peer.name, name, way)) is not None:
-            self._write(self.directory.save, change)
-        return self._peer_status(peer)
-
-    def _ways_to(self, node_id: str, timeout_s: float) -> list[Way]:
-        """The ways to a node that may be tried, best first."""
-        ways = [self._direct(uri, timeout_s) for uri in self.directory.uris_of(node_id)]
-        if self._rendezvous is not None:
-            ways.append(Way("WebRTC", partial(self._rendezvous.dial, node_id, timeout_s)))
-        return ways + [
-            Way(f"over {self.directory.name_of(via)}", partial(self._dial_over, via, node_id, timeout_s))
-            for via in self._links.peers
-            if any(each.node_id == node_id for each in via.relays)
-        ]
+        return self._peer_status(await self._reach.connect(where, name, timeout_s))
 
     def attempts(self, node_id: str) -> tuple[Attempt, ...]:
         """What was tried to reach a node the last time that it was, and what won."""
-        return self._attempts.get(node_id, ())
-
-    def _hub_changed(self, state: HubState) -> None:
-        self._tell("hub_changed", self.identity.node_id, f"This node is {_about_hub(state)}")
+        return self._reach.attempts(node_id)
 
     async def search(self, *, model: str = "", name: str = "", group: str = "") -> tuple[FoundNode, ...]:
         """Nodes that are online at the hub and let themselves be found by this one; by the hub's word.
@@ -330,32 +243,7 @@ class CoreService:
         ConnectError
             No hub is set, or it is not reached.
         """
-        if self._rendezvous is None:
-            raise ConnectError(
-                f"No hub is set. %dpc_hub https://... sets one in {self.home.network_path}, for the next start."
-            )
-        return await self._rendezvous.search(model=model, name=name, group=group)
-
-    async def _advertise(self) -> None:
-        """Let everybody who is let in find the models that he may use, and nobody else anything."""
-        assert self._rendezvous is not None
-        rules, now = self.access.rules, dt.datetime.now(dt.UTC)
-        names = list(dict.fromkeys(model.name for _, model in await self._registry.offers()))
-        viewers: dict[tuple[str, ...], list[str]] = {}
-        for node_id in rules.let_in(now)[:_ADVERT_NODES] if not rules.paused else ():
-            models = tuple(rules.get_available_models_for_peer(node_id, names, now))[:_ADVERT_MODELS]
-            viewers.setdefault(models, []).append(node_id)
-        offers = tuple(Offer(models, tuple(ids)) for models, ids in viewers.items() if models)
-        if offers != self._advertised:
-            await self._rendezvous.advertise(Advert(offers) if offers else None)
-            self._advertised = offers
-
-    def _direct(self, uri: PeerUri, timeout_s: float) -> Way:
-        return Way(f"TLS at {uri.host}:{uri.port}", partial(self._links.connect, uri, timeout_s))
-
-    async def _dial_over(self, via: Peer, node_id: str, timeout_s: float) -> Peer:
-        sock = await self._relays.dial(via, node_id, timeout_s)
-        return await self._links.dial_over(sock, node_id, via, timeout_s)
+        return await self._presence.search(model=model, name=name, group=group)
 
     async def link_to(self, who: str, *, timeout_s: float = 10.0) -> PeerStatus:
         """The link to a peer, made if there is none; parameters and errors as `connect`."""
@@ -387,18 +275,14 @@ class CoreService:
         invitation = Invitation.parse(line)
         if invitation.node_id == self.identity.node_id:
             raise InvitationError("This is an invitation of your own node: send it to whom it is for.")
-        uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
-        ways = [self._direct(uri, timeout_s) for uri in uris]
-        if self._rendezvous is not None:
-            ways.append(Way("WebRTC", partial(self._rendezvous.dial, invitation.node_id, timeout_s)))
-        elif not ways:
+        if not invitation.addresses and self._presence.hub is None:
             raise InvitationError(
                 f"This host opens no port: it is called over the hub at {invitation.hub} alone. If that is your lab's, "
                 f"name it by %dpc_hub {invitation.hub} for the next start, and use the same invitation."
             )
-        status = await self._reach(invitation.node_id, ways, name)
-        peer = self._links.of(invitation.node_id)
-        if peer is None:
+        peer = await self._reach.connect_by(invitation, name, timeout_s)
+        status = self._peer_status(peer)
+        if peer.closed:
             raise ConnectError(f"The link to {status.name} ended at once. Use the same invitation again.")
         if not peer.invites:
             raise InvitationError(
@@ -444,7 +328,7 @@ class CoreService:
     def refresh(self) -> None:
         """Ask every linked peer what it offers and how busy it is; `peers` then tells."""
         for peer in self._links.peers:
-            if peer.outgoing or peer.offers:
+            if peer.dialled or peer.offers:
                 peer.send(GetProviders())
 
     async def models(self, host: str | None = None, *, timeout_s: float = 5.0) -> tuple[ProviderInfo, ...]:
@@ -571,7 +455,7 @@ class CoreService:
             task.cancel()
 
         stream = AnswerStream(request, LOCAL, "this machine", abort, self._asked)
-        task = self._spawn(run_here(self._registry, stream))
+        task = self._tasks.spawn(run_here(self._registry, stream))
         return stream
 
     def unfinished(self) -> tuple[UnfinishedRequest, ...]:
@@ -643,8 +527,15 @@ class CoreService:
         """From the links."""
         peer.send(GetProviders())
         self._requester.resume(peer)
+        self._reach.peer_opened(peer)
         self._relays.tell()
         self._tell_of(peer, "peer_connected", f"connected from {peer.address}.")
+
+    def peer_replaced(self, older: Peer, newer: Peer) -> None:
+        """From the links."""
+        newer.offers, newer.load = older.offers, older.load  # it is asked, and until then nothing flickers
+        self._requester.move(older, newer)
+        self._let_go(older, "")
 
     def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
         """From the links."""
@@ -678,62 +569,23 @@ class CoreService:
 
     def peer_closed(self, peer: Peer, reason: str) -> None:
         """From the links."""
+        self._let_go(peer, reason)
+        if peer.dialled and self._links.of(peer.node_id) is None:
+            self.directory.note_lost(peer.node_id, f"disconnected: {reason}")
+        self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
+
+    def _let_go(self, peer: Peer, reason: str) -> None:
         name = self.directory.name_of(peer)
         self._host.peer_closed(peer)
         self._relays.peer_closed(peer)
         self._requester.peer_closed(peer, name, reason)
-        if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
-            self._coming_back.add(peer.node_id)
-            self._spawn(self._come_back(peer.node_id, name, reason))
+        self._reach.peer_closed(peer, name, reason)
         self._offers.forget(peer)
         self._joining.peer_closed(peer, name)
-        if peer.outgoing and self._links.of(peer.node_id) is None:
-            self.directory.note_lost(peer.node_id, f"disconnected: {reason}")
-        self._tell_of(peer, "peer_closed", f"disconnected: {reason}.")
 
     def peer_silent(self, peer: Peer) -> None:
-        """From the links: before it counts as gone, a request that is open tries another link."""
-        if self._requester.asks(peer):
-            self._spawn(self._go_around(peer))
-
-    async def _go_around(self, silent: Peer) -> None:
-        while silent.silent and not silent.closed and self._requester.asks(silent):
-            ways = self._ways_to(silent.node_id, _REDIAL_TIMEOUT_S)
-            with contextlib.suppress(DpcError):
-                async with self._reaching.setdefault(silent.node_id, asyncio.Lock()):
-                    newer, _ = await climb(ways)
-                if newer.session == silent.session:
-                    silent.close("it was silent, and a newer link is there", lost=True)
-                return
-            await asyncio.sleep(_REDIAL_LAST_S)
-
-    async def _come_back(self, node_id: str, name: str, reason: str) -> None:
-        """Get the link to a host back that requests wait for, or fail them once."""
-        try:
-            async for attempt in AsyncRetrying(
-                wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
-                stop=stop_after_delay(COME_BACK_S),
-                retry=retry_if_exception(_may_be_back),
-                reraise=True,
-            ):
-                with attempt:
-                    for back in self._links.peers:
-                        if back.node_id == node_id:
-                            self._requester.resume(back)
-                    if self._requester.waiting_for(node_id):
-                        await self._try_to_come_back(node_id, name)
-        except DpcError as error:
-            cause = "its node has ended" if isinstance(error, NobodyListens) else reason
-            self._requester.give_up(node_id, lost(name, cause))
-        finally:
-            self._coming_back.discard(node_id)
-
-    async def _try_to_come_back(self, node_id: str, name: str) -> None:
-        try:
-            await self.connect(node_id, timeout_s=_REDIAL_TIMEOUT_S)
-        except ConnectError as error:
-            self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
-            raise
+        """From the links."""
+        self._reach.peer_silent(peer)
 
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
         if not self.access.is_known(peer.node_id):
@@ -753,7 +605,7 @@ class CoreService:
             self._to_note.pop(next(iter(self._to_note)))
         if not self._noting:
             self._noting = True
-            self._spawn(self._note_pending())
+            self._tasks.spawn(self._note_pending())
         what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
         self._tell("access_requested", peer.node_id, what)
 
@@ -795,9 +647,7 @@ class CoreService:
             if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
                 offered_at = time.monotonic()
                 self._offers.push()
-                if self._rendezvous is not None and self._takes_calls:
-                    with contextlib.suppress(DpcError):  # the hub's state says it; the next look tries again
-                        await self._advertise()
+                await self._presence.advertise()
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
@@ -842,8 +692,8 @@ class CoreService:
             access_error=rules.error,
             ledger_error=self.ledger.error,
             peers=self.peers(),
-            hub="" if self._rendezvous is None else _about_hub(self._rendezvous.state),
-            takes_calls=self._rendezvous is not None and self._takes_calls,
+            hub=self._presence.about_hub,
+            takes_calls=self._presence.takes_calls,
             serving=tuple(
                 RequestStatus(
                     serving.peer.node_id,
@@ -877,7 +727,7 @@ class CoreService:
             name=self.directory.name_of(peer),
             kind=peer.kind,
             address=peer.address,
-            outgoing=peer.outgoing,
+            outgoing=peer.dialled,
             extended=peer.extended,
             rtt_s=peer.rtt_s,
             models=peer.offers,
@@ -905,12 +755,4 @@ class CoreService:
             except (DpcError, OSError) as error:
                 _log.warning("the node's home cannot be written: %s", error)
 
-        task = asyncio.get_running_loop().create_task(guarded())
-        self._writes.add(task)
-        task.add_done_callback(self._writes.discard)
-
-    def _spawn(self, work: Any) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+        self._writes.spawn(guarded())

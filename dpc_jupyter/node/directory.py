@@ -160,7 +160,7 @@ class Directory:
         """
         if is_node_id(words):
             return words
-        dialled = {peer.node_id: peer.name for peer in peers if peer.outgoing}
+        dialled = {peer.node_id: peer.name for peer in peers if peer.dialled}
         known = {**dict.fromkeys(dialled, ""), **dict.fromkeys(self._known, "")}
         given = self._rules().node_by_name(words)
         found = {given} if given else {n for n, entry in self._known.items() if entry.get("name") == words}

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dpc_jupyter.errors import ConnectError, DpcError, InvitationError, PeerLost
 from dpc_jupyter.node.invitations import Invitations, Joined
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.tasks import Tasks
 from dpc_jupyter.protocol.invitation import Invitation, proof
 from dpc_jupyter.protocol.messages import InviteClaim, InviteResult
 from dpc_jupyter.sanitize import label
@@ -48,7 +49,7 @@ class Joining:
         self._refused = refused
         self._claiming: dict[tuple[Peer, str], asyncio.Future[InviteResult]] = {}
         self._answering: set[Peer] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def claim(self, peer: Peer, invitation: Invitation, timeout_s: float) -> InviteResult:
         """Prove to a host that we hold its invitation.
@@ -89,9 +90,7 @@ class Joining:
             self._refuse(peer, claim)
             return
         self._answering.add(peer)
-        task = asyncio.get_running_loop().create_task(self._answer(peer, claim))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._answer(peer, claim))
 
     def peer_closed(self, peer: Peer, name: str) -> None:
         """Its link has ended."""
@@ -101,9 +100,7 @@ class Joining:
 
     async def stop(self) -> None:
         """End what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     async def _answer(self, peer: Peer, claim: InviteClaim) -> None:
         patience = asyncio.create_task(asyncio.sleep(REFUSED_AFTER_S))

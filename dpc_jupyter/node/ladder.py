@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens
+from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced
 from dpc_jupyter.node.peer import Peer
 
 # RFC 8305's connection attempt delay is 0.25 s, and 0.1 s at least: two dead ways shall cost less than half a second.
@@ -15,10 +15,11 @@ STAGGER_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to a peer: what to call it, and how it is tried."""
+    """One way to a peer: what to call it, how it is tried, and the `Peer.rank` of a link by it."""
 
     name: str
     dial: Callable[[], Awaitable[Peer]]
+    rank: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +72,8 @@ async def climb(ways: Sequence[Way], stagger_s: float = STAGGER_S) -> tuple[Peer
     kind: type[DpcError] = ConnectError
     if any(isinstance(error, HandshakeError) for error in errors):
         kind = HandshakeError
-    elif all(isinstance(error, NobodyListens) for error in errors):
-        kind = NobodyListens
+    elif telling := [error for error in errors if not isinstance(error, NotAnnounced)]:
+        kind = NobodyListens if all(isinstance(error, NobodyListens) for error in telling) else ConnectError
     raise kind(f"No way was found. {told}")
 
 

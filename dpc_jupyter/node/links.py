@@ -41,6 +41,8 @@ FRAMES_AT_ONCE = 2000.0
 # A D-PC Messenger sends 3 frames on connecting, and a stranger's one question a second is answered.
 STRANGER_FRAMES_PER_S = 5.0
 STRANGER_FRAMES_AT_ONCE = 20.0
+# Two links of one pair of processes that are both younger than this were dialled at the same moment.
+_AT_ONCE_S = 2.0
 # For the last words of every link when the node stops.
 _FAREWELL_S = 1.0
 
@@ -62,6 +64,9 @@ class Node(Protocol):
 
     def peer_silent(self, peer: Peer, /) -> None:
         """An open link says nothing; it may be gone."""
+
+    def peer_replaced(self, older: Peer, newer: Peer, /) -> None:
+        """An open link ended: `newer`, to the same process of the same node, takes its place."""
 
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         """An open link ended."""
@@ -103,13 +108,9 @@ class Links:
         return list(self._peers.values())
 
     def of(self, node_id: str) -> Peer | None:
-        """The link by which to ask a node: one that offers models first, then one that we dialled, then the newest.
-
-        Two that dial each other at the same moment keep both links: each asks over its own, and goes on over the
-        other one's should its own break.
-        """
+        """The link by which to ask a node: one that offers models first, then one that we dialled, then the newest."""
         links = [peer for peer in self._peers.values() if peer.node_id == node_id]
-        return max(reversed(links), key=lambda peer: (bool(peer.offers), peer.outgoing), default=None)
+        return max(reversed(links), key=lambda peer: (bool(peer.offers), peer.dialled), default=None)
 
     def listen(self, host: str, port: int) -> PeerUri:
         """Accept peers.
@@ -243,7 +244,7 @@ class Links:
     def reconsider(self) -> None:
         """The rules changed: who is a stranger may have, too."""
         for peer in self.peers:
-            peer.stranger = not peer.outgoing and not self._node.is_known(peer.node_id)
+            peer.stranger = not peer.dialled and not self._node.is_known(peer.node_id)
 
     async def close(self, reason: str) -> None:
         """Stop listening, and say goodbye to everyone."""
@@ -285,14 +286,44 @@ class Links:
                 return
             peer.admit()
             self._leave_gate(peer)
-        key = (peer.node_id, peer.session, peer.outgoing)
-        if (older := self._peers.pop(key, None)) is not None:
-            older.close("replaced by a newer connection of the same session", lost=True)
-        self._peers[key] = peer
-        self._opened.add(peer)
+        older = self._older(peer)
+        if older is not None:
+            older.dialled = peer.dialled = older.dialled or peer.dialled
+        stays = peer if older is None or not self._is_better(older, peer) else older
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
-            waiting.set_result(peer)
+            waiting.set_result(stays)
+        if stays is not peer:
+            peer.close("the link that its peer dialled at the same moment stays", lost=True)
+            return
+        if older is not None:
+            del self._peers[_key(older)]
+        self._peers[_key(peer)] = peer
+        self._opened.add(peer)
         self._node.peer_opened(peer)
+        if older is not None:
+            self._opened.remove(older)
+            older.close("a newer link of the same session takes its place", lost=True)
+            self._node.peer_replaced(older, peer)
+
+    def _older(self, peer: Peer) -> Peer | None:
+        """The open link to the same process that `peer` would be one too many beside."""
+        if (older := self._peers.get(_key(peer))) is not None:
+            return older
+        if peer.session == self._ext.session:
+            return None  # the other end of the same link: this node is linked to itself
+        other = self._peers.get((peer.node_id, peer.session, not peer.outgoing))
+        # One on a worse way than ours was dialled because the peer finds ours dead, or has none: that one is no twin.
+        return other if other is not None and other.resumes and peer.rank <= other.rank else None
+
+    def _is_better(self, older: Peer, newer: Peer) -> bool:
+        """Of two that were dialled at the same moment both ends keep the same one; else an old one may be dead."""
+        if (
+            older.outgoing == newer.outgoing
+            or newer.rank < older.rank
+            or time.monotonic() > older.opened_at + _AT_ONCE_S
+        ):
+            return False
+        return older.outgoing == (self._identity.node_id < older.node_id)
 
     def spend(self, peer: Peer, frames: float) -> float:
         """From a link."""
@@ -312,9 +343,8 @@ class Links:
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
             kind = ConnectError if peer.lost else HandshakeError  # a network that broke is no refusal
             waiting.set_exception(kind(f"No link to {peer.address}: {reason}"))
-        key = (peer.node_id, peer.session, peer.outgoing)
-        if self._peers.get(key) is peer:
-            del self._peers[key]
+        if self._peers.get(_key(peer)) is peer:
+            del self._peers[_key(peer)]
         if peer in self._opened:
             self._opened.remove(peer)
             self._node.peer_closed(peer, reason)
@@ -342,3 +372,7 @@ class Links:
         elif len(inbound) >= PEERS_LIMIT:
             return f"This host holds {PEERS_LIMIT} connections and takes no more now; try again later."
         return ""
+
+
+def _key(peer: Peer) -> tuple[str, str, bool]:
+    return peer.node_id, peer.session, peer.outgoing

@@ -17,6 +17,7 @@ from dpc_jupyter.hub.wire import origin_of
 from dpc_jupyter.transports.ice import IceConfig, TurnServer
 
 HUB_VARIABLE = "DPC_HUB"
+LAN_VARIABLE = "DPC_LAN"
 
 
 class _Turn(msgspec.Struct, forbid_unknown_fields=True):
@@ -36,6 +37,7 @@ class _File(msgspec.Struct, forbid_unknown_fields=True):
     stun: list[str] = []
     turn: list[_Turn] = []
     relay_only: bool = False
+    lan: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,15 @@ class Network:
         STUN and TURN servers.
     from_variable : bool
         The hub is that of ``DPC_HUB``, and another than the file's.
+    lan : bool
+        Whether it announces itself, and looks for others, in the local network. ``DPC_LAN=off`` wins over the file.
     """
 
     hub: str = ""
     trust: Trust = field(default_factory=Trust)
     ice: IceConfig = field(default_factory=IceConfig)
     from_variable: bool = False
+    lan: bool = True
 
     @classmethod
     def read(cls, home: Home) -> Network:
@@ -74,10 +79,12 @@ class Network:
             raise ConfigError(f"{home.network_path}: {error}") from None
         named = os.environ.get(HUB_VARIABLE, "")
         hub = file.hub or _Hub("")
+        lan = file.lan and os.environ.get(LAN_VARIABLE, "") != "off"
         if named and named != hub.url:
             # Another hub than the file's: its certificate is not that one's.
-            return cls(named, Trust(), ice, from_variable=True)
-        return cls(hub.url, Trust((hub.ca_file and Path(hub.ca_file).expanduser()) or None, hub.fingerprint), ice)
+            return cls(named, Trust(), ice, from_variable=True, lan=lan)
+        trust = Trust((hub.ca_file and Path(hub.ca_file).expanduser()) or None, hub.fingerprint)
+        return cls(hub.url, trust, ice, lan=lan)
 
 
 def set_hub(home: Home, url: str, trust: Trust = Trust()) -> None:  # noqa: B008  frozen

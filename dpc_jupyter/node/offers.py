@@ -12,6 +12,7 @@ from msgspec import UNSET
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.node.host import Host
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.tasks import Tasks
 from dpc_jupyter.protocol.messages import GetProviders, ProviderInfo, ProvidersResponse
 from dpc_jupyter.sanitize import label
 
@@ -29,7 +30,7 @@ class Offers:
         self._told: dict[Peer, tuple[ProviderInfo, ...]] = {}
         self._telling: dict[Peer, bool] = {}
         self._awaited: dict[Peer, asyncio.Event] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def ask(self, peer: Peer, timeout_s: float) -> tuple[ProviderInfo, ...]:
         """Ask a peer; after `timeout_s` what it said last counts."""
@@ -69,9 +70,7 @@ class Offers:
 
     async def stop(self) -> None:
         """End what is under way."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
 
     def _answered(self, peer: Peer) -> None:
         if (waiting := self._awaited.pop(peer, None)) is not None:
@@ -82,9 +81,7 @@ class Offers:
             self._telling[peer] |= asked
             return
         self._telling[peer] = asked
-        task = asyncio.get_running_loop().create_task(self._tell(peer))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks.spawn(self._tell(peer))
 
     async def _tell(self, peer: Peer) -> None:
         try:

@@ -91,7 +91,11 @@ class Peer:
     session : str
         Which of its running nodes this is; empty for a DPTP v1.5 peer.
     outgoing : bool
-        We dialled.
+        We dialled this link.
+    dialled : bool
+        We dialled this node: by this link, or by one that this one took the place of.
+    opened_at : float
+        When its peer proved its id; monotonic seconds.
     offers : tuple of ProviderInfo
         The models that the peer last said we may use.
     relays : tuple of RelayPeer
@@ -129,7 +133,8 @@ class Peer:
         self._wait_s = 0.0
         self.stranger = self.asked = self.resumes = self.invites = self.lost = False
         self.closed = False
-        self.outgoing = outgoing
+        self.outgoing = self.dialled = outgoing
+        self.opened_at = 0.0
         self.node_id = self.name = self.session = ""
         self.load: Load | None = None
         self._pinged_at = -1.0
@@ -152,6 +157,11 @@ class Peer:
     def hops(self) -> tuple[str, ...]:
         """The nodes that carry the link, nearest first; empty where nobody does."""
         return self._stream.hops
+
+    @property
+    def rank(self) -> int:
+        """How good the way is: 0 directly by TLS, 1 by WebRTC, and more with each node that carries it."""
+        return 1 + len(self.hops) if self.hops else int(self.kind == "WebRTC")
 
     @property
     def extended(self) -> bool:
@@ -326,6 +336,7 @@ class Peer:
             self.session = "" if event.ext is None else event.ext.session
             self.resumes = event.ext is not None and event.ext.resume
             self.invites = event.ext is not None and event.ext.invite
+            self.opened_at = time.monotonic()
             self._owner.peer_authenticated(self)
             if self.outgoing:
                 self._opened()

@@ -12,13 +12,13 @@ import datetime as dt
 import secrets
 import socket
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from dpc_jupyter.errors import ConnectError
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.tasks import Tasks
 from dpc_jupyter.protocol.messages import (
     Message,
     RelayClose,
@@ -116,7 +116,7 @@ class Relays:
         self._day = dt.date.min
         self._names: dict[str, str] = {}
         self._told: dict[Peer, dict[str, str]] = {}  # from which names
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     # As an end.
 
@@ -215,7 +215,7 @@ class Relays:
             else:
                 end = self._ends[peer, message.relay_id] = _End(peer, message.relay_id)  # counted from now on
                 end.opened.set_result(None)
-                self._spawn(self._be_dialled(end))
+                self._tasks.spawn(self._be_dialled(end))
             return
         onward = self._onward(peer, message.target)
         if onward is None:
@@ -325,17 +325,10 @@ class Relays:
 
     async def stop(self) -> None:
         """End everything."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
         for end in list(self._ends.values()):
             if end.tunnel is not None:
                 end.tunnel.close("the node is shutting down")
         self._ends.clear()
         self._ways.clear()
         self._told.clear()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)

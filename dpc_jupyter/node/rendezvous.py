@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -15,6 +15,7 @@ from dpc_jupyter.identity import Identity
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.network import Network
 from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.tasks import Tasks
 
 # Offers that are being answered at once; the links' own gate counts what they cost further on.
 _OFFERS_LIMIT = 64
@@ -46,7 +47,7 @@ class Rendezvous:
     ) -> None:
         self._links = links
         self._awaited: dict[str, asyncio.Future[dict[str, Any]]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self._first_word = asyncio.Event()
 
         def on_state(state: HubState) -> None:
@@ -111,7 +112,7 @@ class Rendezvous:
     def _take(self, signal: Signal) -> None:
         if signal.payload.get("type") == "offer":
             if len(self._tasks) < _OFFERS_LIMIT:
-                self._spawn(self._answer(signal))
+                self._tasks.spawn(self._answer(signal))
         elif (awaited := self._awaited.get(signal.sender_node_id)) is not None and not awaited.done():
             awaited.set_result(signal.payload)
 
@@ -128,15 +129,8 @@ class Rendezvous:
 
     async def close(self) -> None:
         """Go offline."""
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._tasks.stop()
         await self._hub.close()
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
 
 async def log_in(network: Network, identity: Identity, timeout_s: float) -> None:

@@ -211,16 +211,25 @@ class Requester:
         for request_id in self._to_cancel.pop(peer.node_id, ()) if peer.extended else ():
             peer.send(RemoteInferenceCancel(request_id))
         for held in self._waiting_for(peer.node_id):
-            if not peer.outgoing and peer.session != held.peer.session:
+            if not peer.dialled and peer.session != held.peer.session:
                 continue  # another of that user's processes
             if not peer.resumes:
                 held.stream.fail(lost(held.stream.host_name, "it came back as a node that cannot go on"))
                 continue
-            held.peer, peer.asked = peer, True
-            # A host that has never heard of it, because the link broke before, is asked: ids are idempotent.
-            held.asks_anew = not held.next_index and bool(held.stream.request.messages)
-            peer.send(RemoteInferenceResume(held.stream.request.request_id, held.next_index))
+            self._go_on(held, peer)
             held.stream.link_is_back()
+
+    def move(self, older: Peer, newer: Peer) -> None:
+        """Go on over a newer link to the same node with what goes by an older one."""
+        for held in self._pending_inference_requests.values():
+            if held.peer is older:
+                self._go_on(held, newer)
+
+    def _go_on(self, held: _Open, peer: Peer) -> None:
+        held.peer, peer.asked = peer, True
+        # A host that has never heard of it, because the link broke before, is asked: ids are idempotent.
+        held.asks_anew = not held.next_index and bool(held.stream.request.messages)
+        peer.send(RemoteInferenceResume(held.stream.request.request_id, held.next_index))
 
     def give_up(self, node_id: str, error: DpcError) -> None:
         """A host does not come back: what waits for it fails."""

@@ -22,11 +22,11 @@ def _say(**words: object) -> None:
 
 def _set_clocks(silence_s: float, keep_s: float) -> None:
     """The same clocks, shorter; the beat keeps its part of the silence."""
-    from dpc_jupyter.node import core_service, host, kept, peer
+    from dpc_jupyter.node import host, kept, peer, reach
 
     peer.PING_EVERY_S *= silence_s / peer.SILENCE_S
     peer.SILENCE_S = silence_s
-    host.__dict__["KEEP_S"] = kept.KEEP_S = core_service.COME_BACK_S = keep_s
+    host.__dict__["KEEP_S"] = kept.KEEP_S = reach.COME_BACK_S = keep_s
 
 
 async def _serve(tokens: int, pause_s: float) -> None:

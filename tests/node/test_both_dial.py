@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from dpc_jupyter.node import links
 from dpc_jupyter.node.core_service import CoreService
 from node.conftest import MakeNode
 from node.stub import PIECE, StubEngine
@@ -31,41 +32,54 @@ async def both(make_node: MakeNode, engine: StubEngine) -> Two:
     return anna, bob
 
 
-def outgoing(node: CoreService) -> list[bool]:
-    return sorted(peer.outgoing for peer in node._links.peers)
+def links_of(node: CoreService) -> list[bool]:
+    return [peer.outgoing for peer in node._links.peers]
 
 
-async def test_each_keeps_the_link_that_it_dialled_and_asks_over_it(both: Two) -> None:
+async def test_one_link_stays_and_both_ask_over_it(both: Two) -> None:
     anna, bob = both
+    kept = anna.identity.node_id < bob.identity.node_id
     for _ in range(20):
-        await asyncio.gather(anna.connect(str(bob.uri)), bob.connect(str(anna.uri)), anna.connect(str(bob.uri)))
+        dialled = await asyncio.gather(
+            anna.connect(str(bob.uri)), bob.connect(str(anna.uri)), anna.connect(str(bob.uri))
+        )
+        assert all(link.outgoing for link in dialled), "whoever dialled has what it dialled for"
         answers = await asyncio.gather(
             *(anna.send_ai_query("hello", bob.identity.node_id) for _ in range(3)),
             *(bob.send_ai_query("hello", anna.identity.node_id) for _ in range(3)),
         )
         assert [answer.text for answer in answers] == [PIECE * 4] * 6
-        await until(lambda: outgoing(anna) == outgoing(bob) == [False, True])
+        await until(lambda: (links_of(anna), links_of(bob)) == ([kept], [not kept]))
         before = {*anna._links.peers, *bob._links.peers}
         await asyncio.sleep(0.02)
-        assert before == {*anna._links.peers, *bob._links.peers}, "both are stable"
-        for asker, host in (both, both[::-1]):
-            await until(lambda: all(peer.offers for peer in asker._links.peers))  # noqa: B023
-            link = asker._links.of(host.identity.node_id)
-            assert link is not None and link.outgoing
+        assert before == {*anna._links.peers, *bob._links.peers}, "it is stable"
         await anna.disconnect(bob.identity.node_id)
         await until(lambda: not (anna.peers() or bob.peers()))
 
 
-async def test_a_request_goes_on_over_the_other_link_when_its_own_breaks(both: Two, engine: StubEngine) -> None:
+async def test_a_request_that_is_open_goes_on_over_the_link_that_stays(both: Two, engine: StubEngine) -> None:
     anna, bob = both
-    await asyncio.gather(anna.connect(str(bob.uri)), bob.connect(str(anna.uri)))
-    await until(lambda: all(peer.offers for node in both for peer in node._links.peers))
-    engine.hold()
-    stream = anna.execute_ai_query("hello", bob.identity.node_id)
-    await until(lambda: stream.answer.text)
-    own = next(peer for peer in anna._links.peers if peer.outgoing)
-    own._stream.abort()
-    await until(lambda: own.closed and not stream.away)
-    engine.gate.set()
-    assert (await stream.complete()).text == PIECE * 4
-    assert len(engine.seen) == 1
+    for first, second in ((anna, bob), (bob, anna)):
+        engine.hold()
+        await first.connect(str(second.uri))
+        await until(lambda: all(peer.offers for node in both for peer in node._links.peers))
+        stream = anna.execute_ai_query("hello", bob.identity.node_id)
+        await until(lambda: stream.answer.text)  # noqa: B023
+        await second.connect(str(first.uri))
+        await until(lambda: len(links_of(anna)) == len(links_of(bob)) == 1)
+        engine.gate.set()
+        assert (await stream.complete()).text == PIECE * 4
+        await anna.disconnect(bob.identity.node_id)
+        await until(lambda: not (anna.peers() or bob.peers()))
+    assert len(engine.seen) == 2
+
+
+async def test_an_old_link_makes_room_whoever_dials_anew(both: Two, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "_AT_ONCE_S", -1.0)
+    anna, bob = both
+    for first, second in ((anna, bob), (bob, anna)):
+        await first.connect(str(second.uri))
+        await second.connect(str(first.uri))
+        await until(lambda: (links_of(first), links_of(second)) == ([False], [True]))  # noqa: B023
+        await anna.disconnect(bob.identity.node_id)
+        await until(lambda: not (anna.peers() or bob.peers()))

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dpc_jupyter.node.network import LAN_VARIABLE
 from node import namespaces
 from node.conftest import MakeHome
 from node.namespaces import NET, Cable
@@ -114,4 +115,15 @@ def test_a_host_whose_address_changes_is_found_under_another_that_is_known(far: 
     far.start(1000, 0.01, 7)
     far.asker.until_piece(200)
     far.cable.move(1, 1, 7)
+    far.is_whole(far.asker.end())
+
+
+def test_a_host_whose_address_changes_to_one_that_nobody_knows_is_found_in_the_local_network(
+    far: Far, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(LAN_VARIABLE)
+    far.clocks = ("--clocks", "6", "60")
+    far.start(2000, 0.01)
+    far.asker.until_piece(200)
+    far.cable.move(1, 1, 9)
     far.is_whole(far.asker.end())

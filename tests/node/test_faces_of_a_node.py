@@ -179,7 +179,7 @@ async def test_a_time_that_is_none_does_no_harm(make_node: MakeNode, make_pair: 
 
 async def test_a_host_is_linked_to_only_if_it_is_not(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(allowed.asker, "connect", None)
+        patch.setattr(allowed.asker._reach, "connect", None)
         assert (await allowed.asker.link_to("anna")).node_id == allowed.host_id
     await allowed.asker.disconnect("anna")
     assert (await allowed.asker.link_to(allowed.host_id)).name == "anna"

@@ -91,7 +91,7 @@ async def test_a_host_is_known_under_its_name_or_the_one_that_the_joiner_gives(
         joiner = await make_node(f"joiner-{name}")
         await joiner.join(str(host.invitations.make(f"for-{name}")), name=given)
         assert joiner.directory.find(name, []) == host.identity.node_id
-        await asyncio.gather(*joiner._writes)
+        await joiner._writes.finish()
         assert joiner.home.read_peers()[host.identity.node_id]["name"] == name
 
 

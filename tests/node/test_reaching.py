@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Sequence
+
+import pytest
 
 from dpc_jupyter.jupyter.faces.state import host_views
 from dpc_jupyter.node.core_service import CoreService
@@ -12,7 +15,7 @@ from dpc_jupyter.node.ladder import Attempt
 from dpc_jupyter.protocol.messages import RelayPeer
 from dpc_jupyter.wording import reached, tried
 from node.conftest import MakeNode
-from node.stub import StubEngine
+from node.stub import PIECE, StubEngine
 from node.test_relays import Trio
 from node.test_relays import trio as trio  # the fixture
 from node.waiting import until
@@ -78,3 +81,38 @@ async def test_whom_a_linked_peer_would_relay_us_to_can_be_picked_if_we_know_it(
     assert (anna_id, "my anna", "known", "via rita") in shown(trio.bob)
     trio.edit(lambda document: {**document, "relay": {"enabled": False}})
     await until(lambda: (anna_id, "my anna", "unreachable", "") in shown(trio.bob))
+
+
+async def test_a_link_over_a_relay_moves_to_a_better_way_once_there_is_one_and_an_answer_goes_on(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpc_jupyter.node.reach.BETTER_FIRST_S", 0.1)
+    monkeypatch.setattr("dpc_jupyter.node.reach.BETTER_LAST_S", 0.3)
+    trio.relay()
+    relayed = await trio.link()
+    trio.engine.hold()
+    stream = await trio.pair.started()
+    await asyncio.sleep(1)
+    assert not relayed.closed, "there is no better way yet"
+    uri = await trio.anna.listen("127.0.0.1", 0)
+    trio.bob.directory.remember(relayed.node_id, uri, "", None)
+    await until(lambda: relayed.closed)
+    assert not stream.away
+    (status,) = [peer for peer in trio.bob.peers() if peer.node_id == relayed.node_id]
+    assert reached(status) == f"by TLS at 127.0.0.1:{uri.port}" and status.models == relayed.offers != ()
+    await until(lambda: trio.bob.directory.known[status.node_id]["by"] == f"TLS at 127.0.0.1:{uri.port}")
+    trio.engine.gate.set()
+    assert (await stream.complete()).text == PIECE * 4
+    assert len(trio.engine.seen) == 1
+    assert [row.outcome for row in trio.anna.ledger.rows()] == ["ok"]
+
+
+async def test_a_link_over_a_relay_beside_a_better_one_is_no_twin_of_it(trio: Trio) -> None:
+    """The direct one may be dead: whoever takes the worse way has a reason."""
+    trio.relay()
+    await until(lambda: trio.via.relays)
+    await trio.bob.listen("127.0.0.1", 0)
+    await trio.anna.connect(str(trio.bob.uri))
+    await trio.bob.connect(trio.anna.identity.node_id)
+    links = [peer for peer in trio.bob._links.peers if peer.node_id == trio.anna.identity.node_id]
+    assert sorted((peer.outgoing, peer.rank) for peer in links) == [(False, 0), (True, 2)]

@@ -90,7 +90,7 @@ async def test_an_answer_that_ended_meanwhile_is_there(allowed: Pair, monkeypatc
     allowed.engine.hold()
     stream = await allowed.started()
     with monkeypatch.context() as away:
-        away.setattr(allowed.asker, "connect", _nobody)
+        away.setattr(allowed.asker._reach, "connect", _nobody)
         cut(allowed)
         await until(lambda: stream.away)
         allowed.engine.gate.set()
@@ -190,7 +190,7 @@ async def test_a_dead_askers_slot_is_anybodys_who_waits_within_2_s(make_home: Ma
 
 
 async def test_a_request_whose_asker_stays_away_is_ended(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allowed.asker, "connect", _nobody)
+    monkeypatch.setattr(allowed.asker._reach, "connect", _nobody)
     monkeypatch.setattr("dpc_jupyter.node.host.KEEP_S", 0.5)
     allowed.engine.hold()
     await allowed.started()
@@ -204,7 +204,7 @@ async def test_a_stop_while_the_link_is_down_reaches_the_engine_when_it_is_back(
     allowed.engine.hold()
     stream = await allowed.started()
     with monkeypatch.context() as away:
-        away.setattr(allowed.asker, "connect", _nobody)
+        away.setattr(allowed.asker._reach, "connect", _nobody)
         cut(allowed)
         await until(lambda: stream.away)
         stream.cancel()

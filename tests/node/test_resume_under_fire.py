@@ -73,6 +73,8 @@ class Bare:
         if not isinstance(message, Ping | Pong):
             self.heard.append(message)
 
+    def peer_replaced(self, older: Peer, newer: Peer, /) -> None: ...
+
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         self.closed.append(reason)
 
@@ -246,7 +248,7 @@ async def test_all_answers_that_may_be_open_at_once_are_kept_for_an_asker_that_i
 
     kept_error = ConnectError("the test keeps the network down")
     with monkeypatch.context() as away:
-        away.setattr(pair.asker, "connect", nobody)
+        away.setattr(pair.asker._reach, "connect", nobody)
         pair.asker_link._stream.abort()
         await until(lambda: all(stream.away for stream in streams))
         pair.engine.gate.set()
@@ -307,13 +309,13 @@ async def test_another_process_of_the_same_host_is_not_asked_for_what_it_never_h
     await allowed.asker.listen("127.0.0.1", 0)
     allowed.engine.hold()
     stream = await allowed.started()
-    connect = allowed.asker.connect
+    connect = allowed.asker._reach.connect
 
     async def later(*where: Any, **settings: Any) -> Any:
         await asyncio.sleep(0.5)
         return await connect(*where, **settings)
 
-    monkeypatch.setattr(allowed.asker, "connect", later)
+    monkeypatch.setattr(allowed.asker._reach, "connect", later)
     allowed.asker_link._stream.abort()
     await until(lambda: stream.away)
     second = await make_node("anna's notebook", home=allowed.host.home)

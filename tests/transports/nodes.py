@@ -72,6 +72,8 @@ class Stub:
     def peer_silent(self, peer: Peer, /) -> None:
         pass
 
+    def peer_replaced(self, older: Peer, newer: Peer, /) -> None: ...
+
     def peer_closed(self, peer: Peer, reason: str, /) -> None:
         self.closed.append((peer.node_id, reason))
 

@@ -1,0 +1,169 @@
+"""Where this node is found: the port that it listens at, its announcement in the local network, and its hub."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from dpc_jupyter.backends.registry import Registry
+from dpc_jupyter.errors import ConnectError, DpcError
+from dpc_jupyter.firewall import Rules
+from dpc_jupyter.home import Home
+from dpc_jupyter.hub.adverts import Advert, FoundNode, Offer
+from dpc_jupyter.hub.trust import is_loopback
+from dpc_jupyter.identity import Identity
+from dpc_jupyter.node.directory import PeerUri, is_any_address
+from dpc_jupyter.node.links import Links
+from dpc_jupyter.node.network import Network
+from dpc_jupyter.node.tasks import Tasks
+from dpc_jupyter.node.whereabouts import Whereabouts
+
+if TYPE_CHECKING:
+    from dpc_jupyter.hub.client import HubState
+    from dpc_jupyter.node.rendezvous import Rendezvous
+
+# A hub takes 1,024 words an advert.
+_ADVERT_NODES, _ADVERT_MODELS = 256, 64
+
+_log = logging.getLogger(__name__)
+
+
+def _about_hub(state: HubState) -> str:
+    return f"online at {state.origin}" if state.online else f"not online at {state.origin}: {state.reason}"
+
+
+class Presence:
+    """How others find one node.
+
+    Parameters
+    ----------
+    rules : callable
+        The access file: who may find which models at the hub.
+    changed : callable
+        Told a sentence when the node goes online or offline.
+
+    Attributes
+    ----------
+    hub : Rendezvous or None
+        The node at its hub, if it has one.
+    """
+
+    def __init__(
+        self,
+        home: Home,
+        network: Network,
+        identity: Identity,
+        name: str,
+        session: str,
+        links: Links,
+        registry: Registry,
+        rules: Callable[[], Rules],
+        changed: Callable[[str], None],
+    ) -> None:
+        self._home = home
+        self._network = network
+        self._identity = identity
+        self._name = name
+        self._session = session
+        self._links = links
+        self._registry = registry
+        self._rules = rules
+        self._changed = changed
+        self._whereabouts = Whereabouts(home)
+        self._takes_calls = False
+        self._advertised: tuple[Offer, ...] | None = None
+        self._tasks = Tasks()
+        self.hub: Rendezvous | None = None
+
+    @property
+    def about_hub(self) -> str:
+        """Whether the node is online, in words; empty without a hub."""
+        return "" if self.hub is None else _about_hub(self.hub.state)
+
+    @property
+    def takes_calls(self) -> bool:
+        """Whether peers may call it over the hub."""
+        return self.hub is not None and self._takes_calls
+
+    @property
+    def looks_around(self) -> bool:
+        """Whether it speaks in the local network, to be found and to find."""
+        return self._network.lan
+
+    def start(self, *, takes_calls: bool) -> None:
+        """Go online, if there is a hub."""
+        self._takes_calls = takes_calls
+        self._go_online()
+
+    async def listen(self, host: str, port: int) -> PeerUri:
+        """As `CoreService.listen`, once."""
+        uri = self._links.listen(host, port)
+        try:  # for whoever writes an invitation in another process of this home
+            await asyncio.to_thread(self._whereabouts.note, self._session, host, uri.port)
+        except (DpcError, OSError) as error:
+            _log.warning("where this node listens is not noted: %s", error)
+        if self._network.lan and not is_loopback(host):
+            from dpc_jupyter.transports.lan import announce  # zeroconf: only who listens pays for it
+
+            where = "" if is_any_address(host) else host
+            self._tasks.spawn(announce(self._identity.node_id, self._session, where, uri.port))
+        if self.hub is not None and not self._takes_calls:  # a hub hears that with the login
+            await self.hub.close()
+            self._takes_calls = True
+            self._go_online()
+        return uri
+
+    def _go_online(self) -> None:
+        if not self._network.hub:
+            return
+        from dpc_jupyter.node.rendezvous import Rendezvous  # websockets: only who has a hub pays for it
+
+        self._advertised = None
+        self.hub = Rendezvous(
+            self._network,
+            self._identity,
+            self._name,
+            self._session,
+            self._links,
+            takes_offers=self._takes_calls,
+            changed=lambda state: self._changed(_about_hub(state)),
+        )
+        self.hub.start()
+        self._tasks.spawn(self.advertise())
+
+    async def search(self, *, model: str = "", name: str = "", group: str = "") -> tuple[FoundNode, ...]:
+        """As `CoreService.search`."""
+        if self.hub is None:
+            raise ConnectError(
+                f"No hub is set. %dpc_hub https://... sets one in {self._home.network_path}, for the next start."
+            )
+        return await self.hub.search(model=model, name=name, group=group)
+
+    async def advertise(self) -> None:
+        """Let everybody who is let in find the models that he may use, and nobody else anything."""
+        if self.hub is None or not self._takes_calls:
+            return
+        rules, now = self._rules(), dt.datetime.now(dt.UTC)
+        names = list(dict.fromkeys(model.name for _, model in await self._registry.offers()))
+        viewers: dict[tuple[str, ...], list[str]] = {}
+        for node_id in rules.let_in(now)[:_ADVERT_NODES] if not rules.paused else ():
+            models = tuple(rules.get_available_models_for_peer(node_id, names, now))[:_ADVERT_MODELS]
+            viewers.setdefault(models, []).append(node_id)
+        offers = tuple(Offer(models, tuple(ids)) for models, ids in viewers.items() if models)
+        if offers != self._advertised:
+            with suppress(DpcError):  # the hub's state says it; the next look tries again
+                await self.hub.advertise(Advert(offers) if offers else None)
+                self._advertised = offers
+
+    async def stop(self) -> None:
+        """Be found no more."""
+        if self._links.uri is not None:
+            with suppress(DpcError, OSError):  # not in a thread: at the interpreter's end there are no new ones
+                self._whereabouts.forget(self._session)
+        await self._tasks.stop()
+        if self.hub is not None:
+            await self.hub.close()

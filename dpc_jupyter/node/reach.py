@@ -1,0 +1,233 @@
+"""The ways to a peer: the ladder of them, back to a host that was lost, and to a better way than the present one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from functools import partial
+from weakref import WeakValueDictionary, ref
+
+from tenacity import (
+    AsyncRetrying,
+    retry_if_exception,
+    retry_if_exception_type,
+    stop_after_delay,
+    wait_random_exponential,
+)
+
+from dpc_jupyter.errors import ConnectError, DpcError, NobodyListens, NotAnnounced, PeerNotConnected
+from dpc_jupyter.node.directory import Change, Directory, PeerUri
+from dpc_jupyter.node.ladder import Attempt, Way, climb
+from dpc_jupyter.node.links import Links
+from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.presence import Presence
+from dpc_jupyter.node.relays import Relays
+from dpc_jupyter.node.requester import Requester, lost
+from dpc_jupyter.node.tasks import Tasks
+from dpc_jupyter.protocol.invitation import Invitation
+from dpc_jupyter.sanitize import label
+
+# How long a host keeps what it says to an asker that is away.
+COME_BACK_S = 600.0
+# A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
+_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
+# A laptop comes home, or a port is opened: nobody waits for it, and most better ways are there at once or never.
+BETTER_FIRST_S, BETTER_LAST_S = 5.0, 600.0
+
+
+def _may_be_back(error: BaseException) -> bool:
+    """Silence may be a network that is down; where the machine says that no node is there, its memory is gone."""
+    return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
+
+
+class Reach:
+    """How one node reaches its peers.
+
+    Parameters
+    ----------
+    remembered : callable
+        Called with a change of what is known of a peer, to be written.
+    """
+
+    def __init__(
+        self,
+        links: Links,
+        relays: Relays,
+        directory: Directory,
+        requester: Requester,
+        presence: Presence,
+        remembered: Callable[[Change], None],
+    ) -> None:
+        self._links = links
+        self._relays = relays
+        self._directory = directory
+        self._requester = requester
+        self._presence = presence
+        self._remembered = remembered
+        self._coming_back: set[str] = set()
+        self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._attempts: dict[str, tuple[Attempt, ...]] = {}
+        self._tasks = Tasks()
+
+    async def connect(self, where: str, name: str | None, timeout_s: float) -> Peer:
+        """As `CoreService.connect`."""
+        if ":" in where:  # of any scheme: what is wrong with it is said
+            uri = PeerUri.parse(where)
+            return await self._reach(uri.node_id, [self._direct(uri, timeout_s)], name)
+        node_id = self._directory.find(where, self._links.peers)
+        ways = self._ways_to(node_id, timeout_s)
+        if not ways:
+            raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
+        return await self._reach(node_id, ways, name)
+
+    async def connect_by(self, invitation: Invitation, name: str | None, timeout_s: float) -> Peer:
+        """Link to the host of an invitation; PeerNotConnected where the line names no way that this node has."""
+        uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
+        ways = [self._direct(uri, timeout_s) for uri in uris] + self._over_hub(invitation.node_id, timeout_s)
+        if not ways:
+            raise PeerNotConnected("It names no address, and this node has no hub.")
+        return await self._reach(invitation.node_id, ways, name)
+
+    def attempts(self, node_id: str) -> tuple[Attempt, ...]:
+        """As `CoreService.attempts`."""
+        return self._attempts.get(node_id, ())
+
+    async def _reach(self, node_id: str, ways: Sequence[Way], name: str | None) -> Peer:
+        # Two that connect at once share one link: a second one would replace the first.
+        async with self._lock(node_id):
+            peer = next((peer for peer in self._links.peers if peer.node_id == node_id and peer.dialled), None)
+            if peer is None:
+                try:
+                    peer, self._attempts[node_id] = await climb(ways)
+                except DpcError as error:
+                    self._directory.note_lost(node_id, str(error))
+                    raise
+        self._remember(peer, name)
+        return peer
+
+    def _remember(self, peer: Peer, name: str | None = None) -> None:
+        # The disk is not waited for: a peer is of use before its address is safe.
+        way = next((attempt.way for attempt in self.attempts(peer.node_id) if attempt.won), "")
+        if (change := self._directory.remember(peer.node_id, peer.uri, peer.name, name, way)) is not None:
+            self._remembered(change)
+
+    def _lock(self, node_id: str) -> asyncio.Lock:
+        return self._reaching.setdefault(node_id, asyncio.Lock())
+
+    # The ways, best first.
+
+    def _ways_to(self, node_id: str, timeout_s: float) -> list[Way]:
+        ways = [self._direct(uri, timeout_s) for uri in self._directory.uris_of(node_id)]
+        if self._presence.looks_around:
+            ways.append(Way("TLS in the local network", partial(self._dial_nearby, node_id, timeout_s)))
+        return [*ways, *self._over_hub(node_id, timeout_s), *self._over_peers(node_id, timeout_s)]
+
+    def _direct(self, uri: PeerUri, timeout_s: float) -> Way:
+        return Way(f"TLS at {uri.host}:{uri.port}", partial(self._links.connect, uri, timeout_s))
+
+    async def _dial_nearby(self, node_id: str, timeout_s: float) -> Peer:
+        from dpc_jupyter.transports.lan import find  # zeroconf: only who looks for somebody pays for it
+
+        found = await find(node_id)
+        if not found:
+            raise NotAnnounced("It is not announced here.")
+        peer, _ = await climb([self._direct(PeerUri(host, port, node_id), timeout_s) for host, port in found])
+        return peer
+
+    def _over_hub(self, node_id: str, timeout_s: float) -> list[Way]:
+        hub = self._presence.hub
+        return [] if hub is None else [Way("WebRTC", partial(hub.dial, node_id, timeout_s), 1)]
+
+    def _over_peers(self, node_id: str, timeout_s: float) -> list[Way]:
+        return [
+            Way(
+                f"over {self._directory.name_of(via)}",
+                partial(self._dial_over, via, node_id, timeout_s),
+                2 + len(via.hops),
+            )
+            for via in self._links.peers
+            if any(each.node_id == node_id for each in via.relays)
+        ]
+
+    async def _dial_over(self, via: Peer, node_id: str, timeout_s: float) -> Peer:
+        sock = await self._relays.dial(via, node_id, timeout_s)
+        return await self._links.dial_over(sock, node_id, via, timeout_s)
+
+    # What becomes of a link.
+
+    def peer_opened(self, peer: Peer) -> None:
+        """From the node: somebody is linked, and perhaps not by the best way."""
+        if peer.outgoing and peer.rank and peer.resumes:
+            self._tasks.spawn(self._find_better(ref(peer)))
+
+    def peer_silent(self, peer: Peer) -> None:
+        """From the node: before it counts as gone, a request that is open tries another link."""
+        if self._requester.asks(peer):
+            self._tasks.spawn(self._go_around(peer))
+
+    def peer_closed(self, peer: Peer, name: str, reason: str) -> None:
+        """From the node: requests that can go on over another link wait for it."""
+        if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
+            self._coming_back.add(peer.node_id)
+            self._tasks.spawn(self._come_back(peer.node_id, name, reason))
+
+    async def _find_better(self, link: ref[Peer]) -> None:
+        """Move a link to a better way, some time after there is one; what is open goes on over it."""
+        await asyncio.sleep(BETTER_FIRST_S)
+        wait = wait_random_exponential(BETTER_FIRST_S, BETTER_LAST_S, min=BETTER_FIRST_S)
+        async for attempt in AsyncRetrying(wait=wait, retry=retry_if_exception_type(DpcError)):
+            with attempt:
+                await self._improve(link())
+
+    async def _improve(self, peer: Peer | None) -> None:
+        if peer is not None and not peer.closed:
+            ways = self._ways_to(peer.node_id, _REDIAL_TIMEOUT_S)
+            await self._move(peer, [way for way in ways if way.rank < peer.rank])
+
+    async def _go_around(self, silent: Peer) -> None:
+        while silent.silent and not silent.closed and self._requester.asks(silent):
+            with suppress(DpcError):
+                await self._move(silent, self._ways_to(silent.node_id, _REDIAL_TIMEOUT_S))
+                return
+            await asyncio.sleep(_REDIAL_LAST_S)
+
+    async def _move(self, peer: Peer, ways: Sequence[Way]) -> None:
+        """Link to the same process anew: the links then put the one into the other's place."""
+        async with self._lock(peer.node_id):
+            newer, tried = await climb(ways)
+        if newer.session == peer.session:
+            self._attempts[peer.node_id] = tried
+            self._remember(newer)
+
+    async def _come_back(self, node_id: str, name: str, reason: str) -> None:
+        """Get the link to a host back that requests wait for, or fail them once."""
+        try:
+            async for attempt in AsyncRetrying(
+                wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
+                stop=stop_after_delay(COME_BACK_S),
+                retry=retry_if_exception(_may_be_back),
+                reraise=True,
+            ):
+                with attempt:
+                    for back in self._links.peers:
+                        if back.node_id == node_id:
+                            self._requester.resume(back)
+                    if self._requester.waiting_for(node_id):
+                        await self._try_to_come_back(node_id, name)
+        except DpcError as error:
+            cause = "its node has ended" if isinstance(error, NobodyListens) else reason
+            self._requester.give_up(node_id, lost(name, cause))
+        finally:
+            self._coming_back.discard(node_id)
+
+    async def _try_to_come_back(self, node_id: str, name: str) -> None:
+        try:
+            await self.connect(node_id, None, _REDIAL_TIMEOUT_S)
+        except ConnectError as error:
+            self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
+            raise
+
+    async def stop(self) -> None:
+        """Look for nobody any more."""
+        await self._tasks.stop()

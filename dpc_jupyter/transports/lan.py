@@ -1,0 +1,113 @@
+"""Nodes of the same local network, by DNS-SD over multicast DNS (RFC 6762, 6763); zeroconf does the talking.
+
+An announcement tells a node id and where it listens. Whoever answers is believed nothing: the link proves the id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager, suppress
+
+import ifaddr
+from zeroconf import Error, ServiceStateChange, Zeroconf
+from zeroconf.asyncio import AsyncServiceBrowser, AsyncServiceInfo, AsyncZeroconf
+
+SERVICE = "_dpc._tcp.local."
+# A record that was sent within the last second is not sent again (RFC 6762 section 6).
+FIND_S = 1.5
+# Whoever is first may lie: others are heard, too.
+_MORE_S = 0.2
+# A home may run several nodes, and anybody may announce more; a machine has an address in each of its networks.
+_SERVICES_LIMIT, _ADDRESSES_LIMIT = 4, 8
+# A laptop changes networks, and is to be found in the new one.
+_LOOK_EVERY_S = 3.0
+
+_log = logging.getLogger(__name__)
+
+
+async def announce(node_id: str, session: str, host: str, port: int) -> None:
+    """Tell the local network of a listener until cancelled, under the addresses that it has at the time.
+
+    Parameters
+    ----------
+    node_id, session : str
+        The node, and which of its processes this is.
+    host : str
+        The IP address that it listens at; empty for every one. One of this machine alone is not announced.
+    """
+    while True:
+        if addresses := _announced(host):
+            name = f"{node_id}-{session[:8]}"
+            service = f"{name}.{SERVICE}"
+            info = AsyncServiceInfo(SERVICE, service, parsed_addresses=addresses, port=port, server=f"{name}.local.")
+            try:
+                await _tell(info, host, addresses)
+            except (OSError, Error) as error:
+                _log.info("this node is not announced in the local network: %s", error)
+        await asyncio.sleep(_LOOK_EVERY_S)
+
+
+async def _tell(info: AsyncServiceInfo, host: str, addresses: list[str]) -> None:
+    """As long as these are the addresses."""
+    async with _opened() as mdns:
+        await (await mdns.async_register_service(info))
+        try:
+            while _announced(host) == addresses:  # noqa: ASYNC110  no event tells of a new network
+                await asyncio.sleep(_LOOK_EVERY_S)
+        finally:
+            await (await mdns.async_unregister_service(info))
+
+
+async def find(node_id: str, within_s: float = FIND_S) -> tuple[tuple[str, int], ...]:
+    """Addresses and ports that are announced for a node id; empty if there are none within `within_s` seconds."""
+    loop = asyncio.get_running_loop()
+    heard: asyncio.Queue[str] = asyncio.Queue(_SERVICES_LIMIT)
+    found: dict[tuple[str, int], None] = {}
+
+    def on_change(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
+        if state_change is ServiceStateChange.Added and name.startswith(f"{node_id}-") and not heard.full():
+            heard.put_nowait(name)
+
+    with suppress(TimeoutError, OSError, Error):
+        async with asyncio.timeout(within_s) as limit, _opened() as mdns:
+            browser = AsyncServiceBrowser(mdns.zeroconf, [SERVICE], handlers=[on_change])
+            try:
+                while True:
+                    info = AsyncServiceInfo(SERVICE, await heard.get())
+                    await info.async_request(mdns.zeroconf, within_s * 1000)
+                    for address in _of_others(info.parsed_addresses()) if info.port else ():
+                        found[address, info.port or 0] = None
+                    if found:
+                        limit.reschedule(min(limit.when() or 0.0, loop.time() + _MORE_S))
+            finally:
+                await browser.async_cancel()
+    return tuple(found)[:_ADDRESSES_LIMIT]
+
+
+def _announced(host: str) -> list[str]:
+    if host:
+        return _of_others([host])
+    adapters = (each.ip for adapter in ifaddr.get_adapters() for each in adapter.ips)
+    return _of_others(each if isinstance(each, str) else each[0] for each in adapters)[:_ADDRESSES_LIMIT]
+
+
+def _of_others(addresses: Iterable[str]) -> list[str]:
+    """Those that are valid in the whole network, IPv4 first."""
+    found = []
+    for text in addresses:
+        with suppress(ValueError):
+            if not ((ip := ipaddress.ip_address(text)).is_loopback or ip.is_link_local or ip.is_multicast):
+                found.append(ip)
+    return [str(ip) for ip in sorted(found, key=lambda ip: ip.version)]
+
+
+@asynccontextmanager
+async def _opened() -> AsyncIterator[AsyncZeroconf]:
+    mdns = AsyncZeroconf()
+    try:
+        yield mdns
+    finally:
+        await mdns.async_close()
