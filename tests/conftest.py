@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import HealthCheck, settings
 from protocol.ends import Pair
 
 from dpc_jupyter.identity import Identity, generate
+from dpc_jupyter.node.network import LAN_VARIABLE
 
+# No word leaves this machine, nor that of a process that a test starts.
+os.environ[LAN_VARIABLE] = "off"
 # A busy machine makes no test fail.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
@@ -20,7 +24,6 @@ def dpc_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """No test reads or writes the home of whoever runs it."""
     home = tmp_path / "dpc-home"
     monkeypatch.setenv("DPC_HOME", str(home))
-    monkeypatch.setenv("DPC_LAN", "off")  # no word leaves this machine
     return home
 
 

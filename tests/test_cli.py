@@ -219,12 +219,26 @@ def hub(tmp_path: Path) -> Iterator[RunningHub]:
     running.kill()
 
 
+def test_the_hub_and_the_local_network_are_set_and_shown(cli: Cli, home: Home) -> None:
+    nothing = cli("network").stdout
+    assert "Hub: none" in nothing and "STUN and TURN: none" in nothing
+    shown = cli("network", "--hub", "https://hub.example.org:8890", "--fingerprint", "ab" * 32, "--no-lan").stdout
+    assert "Hub: https://hub.example.org:8890\nLocal network: silent\n" in shown
+    hub = {"url": "https://hub.example.org:8890", "fingerprint": "ab" * 32}
+    assert home.read_network() == {"hub": hub, "lan": False}
+    assert "give --hub" in one_red_line(cli("network", "--fingerprint", "ab" * 32))
+    assert "is not encrypted" in one_red_line(cli("network", "--hub", "http://hub.example.org"))
+    assert home.read_network() == {"hub": hub, "lan": False}
+    cli("network", "--hub", "off", "--lan")
+    assert home.read_network() == {}
+
+
 def test_serve_without_a_port_says_whether_it_is_online_and_when_that_changes(
     cli: Cli, home: Home, hub: RunningHub
 ) -> None:
     no_model(home)
     lonely = one_red_line(cli("serve", "--no-listen"))
-    assert "it is to open no port, and has no hub" in lonely and str(home.network_path) in lonely
+    assert "it is to open no port, and has no hub" in lonely and "dpc-jupyter network --hub" in lonely
     set_hub(home, hub.url)
     with serving(home, "--no-listen") as host:
         assert host.uri == home.load_identity().node_id

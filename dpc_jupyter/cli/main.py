@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from dpc_jupyter import __version__
-from dpc_jupyter.cli import ask, demo, doctor, firewall, hub, invite, models, serve
+from dpc_jupyter.cli import ask, demo, doctor, firewall, hub, invite, models, network, serve
 from dpc_jupyter.cli.console import OneLineErrors, home_of, out, show_table
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
@@ -37,6 +37,7 @@ app.command("invite")(invite.invite)
 app.command("join")(invite.join)
 app.command("doctor")(doctor.doctor)
 app.command("hub")(hub.hub)
+app.command("network")(network.network)
 
 
 def _show_version(wanted: bool) -> None:

@@ -44,8 +44,8 @@ def serve(
     home = home_of(ctx)
     if no_listen and not Network.read(home).hub:
         raise ConfigError(
-            f"Nobody could reach this node: it is to open no port, and has no hub. Name one in {home.network_path}: "
-            '{"hub": {"url": "https://..."}}, or by DPC_HUB.'
+            "Nobody could reach this node: it is to open no port, and has no hub. "
+            "Name one: dpc-jupyter network --hub https://..., or by DPC_HUB."
         )
     run(_serve(home, None if no_listen else (listen, port), name, share))
 

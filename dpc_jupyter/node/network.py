@@ -99,11 +99,21 @@ def set_hub(home: Home, url: str, trust: Trust = Trust()) -> None:  # noqa: B008
     if origin.startswith("http:") and not is_loopback(urlsplit(origin).hostname or ""):
         raise ConfigError(f"{origin} is not encrypted: anybody on the way could act as you. Use https://.")
     facts = {"url": origin, "ca_file": str(trust.ca_file or ""), "fingerprint": trust.fingerprint}
+    _edit(home, "hub", {name: fact for name, fact in facts.items() if fact} if origin else None)
+
+
+def set_lan(home: Home, on: bool) -> None:
+    """Write whether a home's nodes speak in the local network; ConfigError as `set_hub`."""
+    _edit(home, "lan", None if on else False)
+
+
+def _edit(home: Home, key: str, value: object | None) -> None:
+    """None takes the key away."""
 
     def change(document: Document) -> Document:
-        new = {key: value for key, value in document.items() if key != "hub"}
-        if origin:
-            new["hub"] = {name: fact for name, fact in facts.items() if fact}
+        new = {name: held for name, held in document.items() if name != key}
+        if value is not None:
+            new[key] = value
         try:
             _checked(new)
         except (msgspec.ValidationError, ConfigError) as error:

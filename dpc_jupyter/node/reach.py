@@ -131,7 +131,7 @@ class Reach:
 
         found = await find(node_id)
         if not found:
-            raise NotAnnounced("It is not announced here.")
+            raise NotAnnounced("It is not in the local network: use its dpc:// address once.")
         peer, _ = await climb([self._direct(PeerUri(host, port, node_id), timeout_s) for host, port in found])
         return peer
 
