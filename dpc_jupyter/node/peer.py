@@ -306,6 +306,7 @@ class Peer:
             self._end(reason)  # whoever has gone waits for no reply
 
     def _hang_up(self, reason: str) -> None:
+        self._outboxes.clear()  # nothing may be said behind a goodbye
         self._flush()
         self._stream.close()
         self._end(reason)

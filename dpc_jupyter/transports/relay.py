@@ -16,6 +16,9 @@ from typing import Protocol, cast
 WINDOW_BYTES = 128 * 1024
 # In base64, with its frame, well under what a WebRTC message may hold.
 PIECE_BYTES = 24 * 1024
+# Nobody takes anything for so long: our TLS, which gives up on a silent peer sooner, may be over unseen, behind what it
+# wrote and we do not read.
+STALL_S = 60.0
 
 
 class Carrier(Protocol):
@@ -50,6 +53,7 @@ class Tunnel(asyncio.Protocol):
         self._may_come = WINDOW_BYTES
         self._taken = 0
         self._full = self._closed = False
+        self._stalled: asyncio.TimerHandle | None = None
 
     def feed(self, data: bytes) -> bool:
         """Take ciphertext from the other end; False if it is more than the other end may send."""
@@ -72,6 +76,7 @@ class Tunnel(asyncio.Protocol):
         if self._closed:
             return
         self._closed = True
+        self._watch_stall()
         if tell:
             self._carrier.send_close(reason)
         if self._transport is not None:
@@ -106,8 +111,16 @@ class Tunnel(asyncio.Protocol):
             del self._out[: len(piece)]
             self._may_send -= len(piece)
             self._carrier.send_data(piece)
+        self._watch_stall()
         if self._transport is not None and not self._transport.is_closing():
             (self._transport.pause_reading if self._out else self._transport.resume_reading)()
+
+    def _watch_stall(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+        if self._out and not self._closed:
+            loop = asyncio.get_running_loop()
+            self._stalled = loop.call_later(STALL_S, self.close, "the other end takes nothing any more")
 
     def _give_credit(self) -> None:
         if self._taken >= WINDOW_BYTES // 4 and not self._full and not self._closed:

@@ -39,8 +39,7 @@ async def test_a_clock_that_jumps_ends_no_request_and_no_link(
     jump(monkeypatch, by_s)
     allowed.host._host.reconsider()
     link._stream.abort()  # and the network is another one after such a sleep
-    await until(lambda: stream.away)
-    await until(lambda: not stream.away)
+    await until(lambda: link.closed and not stream.away)
     allowed.engine.gate.set()
     assert (await stream.complete()).text == PIECE * 4
     assert len(allowed.engine.seen) == 1

@@ -15,6 +15,7 @@ from dpc_jupyter.identity import Identity
 from dpc_jupyter.node import peer as peer_module
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.protocol.connection import State
+from dpc_jupyter.protocol.framing import encode_frame
 from dpc_jupyter.protocol.messages import GetProviders, Goodbye, RemoteInferenceChunk
 from dpc_jupyter.scheduling import FrameBudget
 from dpc_jupyter.transports.gate import HalfOpen
@@ -303,6 +304,22 @@ async def test_sending_to_a_peer_that_said_goodbye_does_nothing(
     peer.send_when_room(Box(peer, 1))
     await asyncio.sleep(0.1)
     assert faults == []
+
+
+@pytest.mark.parametrize("how", ["it is closed", "a goodbye comes", "its peer breaks a rule"])
+async def test_a_link_ends_although_an_outbox_has_more_to_say(linked: tuple[Stub, Stub, Peer, Peer], how: str) -> None:
+    host, guest, peer, theirs = linked
+    box = Box(peer, 1)
+    peer.send_when_room(box)
+    if how == "it is closed":
+        peer.close("enough")
+    elif how == "a goodbye comes":
+        theirs._connection.send(Goodbye("enough"))
+        peer.data_received(theirs._connection.data_to_send())
+    else:
+        peer.data_received(encode_frame(b"{}"))
+    assert host.closed and not box.emitted
+    await until(lambda: guest.closed)
 
 
 async def test_a_message_that_is_too_large_is_an_error_and_the_link_stays(
