@@ -40,14 +40,17 @@ FACE := hatch_build.py $(shell find labextension/*.json labextension/src labexte
 	} >/dev/null 2>&1 || echo "no browser could be installed"
 	@touch $@
 
-# The hub's tests start a Redis and a PostgreSQL of their own. Root of a container gets them from Debian; where systemd runs they
-# are not installed, because that would also start them; and without them the tests say that they did not run.
+# The tests start a Redis, a PostgreSQL and a coturn of their own, and lay cables between network namespaces. Root of a container gets
+# what is missing from Debian; where systemd runs it is not installed, because that would also start it; and the tests say what they skipped.
+SERVICES := redis-server:redis-server initdb:postgresql turnserver:coturn ip:iproute2
 .venv/.services: .venv/.test
-	@found() { command -v redis-server && { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }; }; found >/dev/null || { \
-	  test "$$(id -u)" = 0 && test ! -d /run/systemd/system && command -v apt-get && \
-	  echo "installing Redis and PostgreSQL for the hub's tests ..." >&2 && apt-get update -qq && \
-	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends redis-server postgresql; \
-	} >/dev/null && found >/dev/null || echo "Redis and PostgreSQL could not be installed: hubs of several processes will NOT be tested"
+	@PATH="$$PATH:$$(echo /usr/lib/postgresql/*/bin | tr ' ' ':')"; \
+	for each in $(SERVICES); do command -v $${each%%:*} >/dev/null || missing="$$missing $${each#*:}"; done; \
+	test -z "$$missing" || { \
+	  test "$$(id -u)" = 0 && test ! -d /run/systemd/system && command -v apt-get >/dev/null && \
+	  echo "installing$$missing for the tests ..." && apt-get update -qq && \
+	  DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	} || echo "could not be installed:$$missing; the tests of it will NOT run"
 	@touch $@
 
 demo: .venv/.base  ## a host in one process, a notebook in another, an answer between them
