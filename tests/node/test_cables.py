@@ -96,6 +96,19 @@ def test_a_cable_that_is_out_for_longer_than_silence_lasts_costs_no_token(far: F
     far.is_whole(far.asker.end())
 
 
+@pytest.mark.long
+def test_a_cable_that_is_out_for_5_minutes_costs_no_token(far: Far) -> None:
+    """By the clocks that users have; nearly all of it is waiting, and `make test` runs it beside the others."""
+    far.start(3500, 0.1)
+    far.asker.until_piece(50)
+    far.cable.cut(2)
+    time.sleep(300)
+    far.cable.mend(2)
+    mended = time.monotonic()
+    assert far.asker.next_piece(mended)["heard"] - mended < 4
+    far.is_whole(far.asker.end(within_s=120))
+
+
 def test_a_cable_that_stays_out_fails_the_request_once_and_frees_the_engine(far: Far) -> None:
     far.clocks = ("--clocks", "2", "4")  # of 30 and 600
     far.start(100_000, 0.01)
