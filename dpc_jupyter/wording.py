@@ -57,6 +57,8 @@ def provenance(answer: Answer) -> str:
     parts = [label(answer.host_name), label(answer.model)]
     if answer.usage.response_tokens is not None:
         parts.append(f"{answer.usage.response_tokens:,} tokens")
+    if answer.collected:
+        parts.append("collected")
     if answer.timings.queue_s >= 1:
         parts.append(f"{answer.timings.queue_s:.0f} s in line")
     if answer.timings.first_token_s is not None:

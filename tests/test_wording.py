@@ -56,6 +56,7 @@ def test_ordinals(number: int) -> None:
 def test_provenance_is_one_quiet_line() -> None:
     answer = Answer("x", ANNA, "anna", "r", "llama3-70b", usage=Usage(9, 1212), timings=AnswerTimings(0, 0.4, 3, 64.2))
     assert provenance(answer) == "anna · llama3-70b · 1,212 tokens · first after 0.4 s · 64/s"
+    assert provenance(Answer("x", ANNA, "anna", "r", "m", collected=True)) == "anna · m · collected"
     assert provenance(Answer("x", ANNA, "anna", "r", "m", finish_reason="length")).endswith("raise --max-tokens")
     assert provenance(Answer("x", ANNA, "anna", "r", "m\nm", error="lost")) == "anna · m m · stopped early"
 

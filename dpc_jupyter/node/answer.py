@@ -56,6 +56,8 @@ class Answer:
         ``stop``, ``length``, or ``cancelled`` and ``error`` for a partial text.
     error : str or None
         The sentence, if the request failed.
+    collected : bool
+        It was asked for before, and read from what its host had kept: its timings tell nothing of the model's speed.
     """
 
     text: str
@@ -71,6 +73,7 @@ class Answer:
     model_digest: str | None = None
     options: Options = Options()
     error: str | None = None
+    collected: bool = False
 
     def __str__(self) -> str:
         return self.text
@@ -122,6 +125,8 @@ class AnswerStream:
         Of text or thinking that came so far: about a token each.
     away : bool
         The link to its host broke, and may come back.
+    collected : bool
+        As `Answer.collected`.
     closed : callable
         Called once with this stream when nothing more will come.
     """
@@ -136,6 +141,7 @@ class AnswerStream:
     done: bool = False
     pieces: int = 0
     away: bool = False
+    collected: bool = False
     expected: tuple[str, str] = ("", "")
     _text: list[str] = field(default_factory=list)
     _thinking: list[str] = field(default_factory=list)
@@ -292,7 +298,7 @@ class AnswerStream:
         """What has come so far, or all of it."""
         outcome, usage = self._outcome, self._outcome.usage
         ended = self._ended_at or time.monotonic()
-        first = self._first_token_at
+        first = None if self.collected else self._first_token_at
         rate = None
         if first is not None and usage.response_tokens is not None and usage.response_tokens > 1 and ended > first:
             rate = (usage.response_tokens - 1) / (ended - first)
@@ -315,6 +321,7 @@ class AnswerStream:
             model_digest=outcome.model_digest,
             options=self.request.options,
             error=None if self.error is None else str(self.error),
+            collected=self.collected,
         )
 
     def _end(self) -> None:

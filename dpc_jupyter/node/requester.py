@@ -107,6 +107,7 @@ class Requester:
         """
         peer.send(RemoteInferenceResume(request.request_id, 0))
         stream = self._follow(peer, request, host_name, closed)
+        stream.collected = True
         self._pending_inference_requests[peer.node_id, request.request_id].asks_anew = anew
         return stream
 
@@ -157,7 +158,7 @@ class Requester:
             return
         stream = held.stream
         if held.asks_anew and response.code == AnswerGone.code:
-            held.asks_anew = False
+            held.asks_anew = stream.collected = False
             peer.send(_wire_request(stream.request, peer.extended))
             return
         if response.status == "error":

@@ -119,6 +119,8 @@ async def test_a_finished_answer_can_be_collected_again_and_is_not_paid_twice(al
     answer = await allowed.ask().complete()
     again = await collect(allowed, answer.request_id).complete()
     assert (again.text, again.usage, again.model) == (answer.text, answer.usage, answer.model)
+    assert again.collected and again.timings.tokens_per_s is None and again.timings.first_token_s is None
+    assert not answer.collected and answer.timings.first_token_s is not None
     assert len(allowed.engine.seen) == len(allowed.host.ledger.rows()) == 1
 
 
@@ -306,7 +308,8 @@ async def test_what_the_host_has_no_more_is_asked_anew(noted_at_once: None, allo
     allowed.engine.gate.set()
     heir = await make_node("bob again", home=allowed.asker.home)
     await heir.connect(str(allowed.host.uri))
-    assert (await Pair(allowed.host, heir, allowed.engine).ask("why?").complete()).text == PIECE * 4
+    answer = await Pair(allowed.host, heir, allowed.engine).ask("why?").complete()
+    assert answer.text == PIECE * 4 and not answer.collected
     assert len(allowed.engine.seen) == 2
 
 
