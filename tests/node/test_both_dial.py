@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from dpc_jupyter.node import links
 from dpc_jupyter.node.core_service import CoreService
@@ -83,3 +84,11 @@ async def test_an_old_link_makes_room_whoever_dials_anew(both: Two, monkeypatch:
         await until(lambda: (links_of(first), links_of(second)) == ([False], [True]))  # noqa: B023
         await anna.disconnect(bob.identity.node_id)
         await until(lambda: not (anna.peers() or bob.peers()))
+
+
+async def test_a_peer_that_cannot_go_on_over_another_link_keeps_both(both: Two) -> None:
+    anna, bob = both
+    anna._links._ext = replace(anna._links._ext, resume=False)
+    await anna.connect(str(bob.uri))
+    await bob.connect(str(anna.uri))
+    await until(lambda: (links_of(anna), links_of(bob)) == ([True, False], [False, True]))
