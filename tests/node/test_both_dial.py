@@ -88,7 +88,8 @@ async def test_an_old_link_makes_room_whoever_dials_anew(both: Two, monkeypatch:
 
 async def test_a_peer_that_cannot_go_on_over_another_link_keeps_both(both: Two) -> None:
     anna, bob = both
-    anna._links._ext = replace(anna._links._ext, resume=False)
+    for node in both:
+        node._links._ext = replace(node._links._ext, resume=False)
     await anna.connect(str(bob.uri))
     await bob.connect(str(anna.uri))
     await until(lambda: (links_of(anna), links_of(bob)) == ([True, False], [False, True]))
