@@ -16,9 +16,10 @@ from dpc_jupyter.cli.console import home_of, in_cli_words, run, say
 from dpc_jupyter.errors import AccessDenied, ConfigError
 from dpc_jupyter.home import PENDING_LIMIT, Home
 from dpc_jupyter.ledger import Entry
-from dpc_jupyter.node.core_service import STRANGER_REQUEST_EVERY_S, CoreService
+from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.directory import short
 from dpc_jupyter.node.network import Network
+from dpc_jupyter.node.news import ONCE_EVERY_S
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 from dpc_jupyter.wording import PAUSED, allow_command, asked_for, let_in_line, model_name, request_line
@@ -110,7 +111,7 @@ class RequestLog:
 
     def _tell_of_stranger(self, entry: Entry) -> None:
         # Keys are free: a flood of strangers is one line a second, and `firewall pending` lists them all.
-        if entry.peer in self._told or time.monotonic() - self._told_at < STRANGER_REQUEST_EVERY_S:
+        if entry.peer in self._told or time.monotonic() - self._told_at < ONCE_EVERY_S:
             return
         if len(self._told) >= PENDING_LIMIT:
             self._told.clear()

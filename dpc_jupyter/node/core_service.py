@@ -25,17 +25,18 @@ from dpc_jupyter.errors import (
 )
 from dpc_jupyter.home import PENDING_LIMIT, Home
 from dpc_jupyter.hub.adverts import FoundNode
-from dpc_jupyter.ledger import Entry, Ledger
+from dpc_jupyter.ledger import Ledger
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.answer import Answer, AnswerStream
+from dpc_jupyter.node.asking import LOCAL, Asking
 from dpc_jupyter.node.directory import Directory, PeerUri
 from dpc_jupyter.node.host import Host, provider_info
 from dpc_jupyter.node.invitations import Invitations, Joined
 from dpc_jupyter.node.joining import Joining
 from dpc_jupyter.node.ladder import Attempt
 from dpc_jupyter.node.links import Links
-from dpc_jupyter.node.local import run_here
 from dpc_jupyter.node.network import Network
+from dpc_jupyter.node.news import News
 from dpc_jupyter.node.offers import Offers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.presence import Presence
@@ -46,7 +47,7 @@ from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, con
 from dpc_jupyter.node.requester import Requester
 from dpc_jupyter.node.status import JoinedHost, KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.node.tasks import Tasks
-from dpc_jupyter.node.unfinished import NOTE_AFTER_S, Unfinished, UnfinishedRequest
+from dpc_jupyter.node.unfinished import Unfinished, UnfinishedRequest
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.invitation import Invitation
 from dpc_jupyter.protocol.messages import (
@@ -68,12 +69,11 @@ from dpc_jupyter.protocol.messages import (
 )
 from dpc_jupyter.sanitize import is_word, label
 
-LOCAL = "local"
 # A revoked request must end within a second of the edit.
 WATCH_EVERY_S = 0.3
 # Models come and go on an engine without telling; peers are told again when the list differs.
 OFFERS_EVERY_S = 10.0
-STRANGER_REQUEST_EVERY_S = 1.0
+_STRANGER_REQUEST_EVERY_S = 1.0
 _log = logging.getLogger(__name__)
 
 
@@ -120,15 +120,12 @@ class CoreService:
         )
         self._requester = Requester(self.identity.node_id)
         self._unfinished = Unfinished(self.home, self.identity.key_pem)
+        self._asking = Asking(self._requester, self._registry, self._unfinished, self.ledger, self._write)
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
-        self._asking: dict[AnswerStream, None] = {}
-        self._noted: dict[AnswerStream, asyncio.TimerHandle | None] = {}  # None: it is in the file
-        self._pieces = 0
         self._offers = Offers(self._host)
         self._joining = Joining(self.identity.node_id, self.invitations, self._joined, self._not_joined)
-        self._stranger_told_at = self._claim_told_at = float("-inf")
         self._stranger_asked_at: dict[str, float] = {}
-        self._subscribers: dict[Callable[[NodeEvent], None], None] = {}
+        self._news = News()
         self._to_note: dict[str, tuple[str, str, float]] = {}
         self._noting = False
         self._tasks, self._writes = Tasks(), Tasks()
@@ -141,7 +138,7 @@ class CoreService:
             self._links,
             self._registry,
             lambda: self.access.rules,
-            lambda about: self._tell("hub_changed", self.identity.node_id, f"This node is {about}"),
+            lambda about: self._news.tell("hub_changed", self.identity.node_id, f"This node is {about}"),
         )
         self._reach = Reach(
             self._links,
@@ -192,8 +189,7 @@ class CoreService:
 
     async def stop(self, reason: str = "the node is shutting down") -> None:
         """End every request and link, stop our engines, and write what is unwritten."""
-        for stream in list(self._asking):
-            stream.cancel()
+        await self._asking.stop()
         await self._tasks.stop()
         await self._reach.stop()
         await self._writes.finish()
@@ -416,12 +412,10 @@ class CoreService:
             priority=priority,
         )
         if compute_host in (None, "", LOCAL):
-            stream = self._ask_here(request)
-        else:
-            assert compute_host is not None
-            stream = self._request_inference_from_peer(compute_host, request)
-        self._asking[stream] = None
-        return stream
+            return self._asking.here(request)
+        assert compute_host is not None
+        peer = self._peer(compute_host)
+        return self._asking.at(peer, self.directory.name_of(peer), request)
 
     async def send_ai_query(self, prompt: str = "", compute_host: str | None = None, **settings: Any) -> Answer:
         """Ask, and wait for the whole answer; parameters and errors as `execute_ai_query`.
@@ -432,31 +426,6 @@ class CoreService:
             The request failed; its ``partial`` holds the `Answer` so far.
         """
         return await self.execute_ai_query(prompt, compute_host, **settings).complete()
-
-    def _request_inference_from_peer(self, host: str, request: InferenceRequest) -> AnswerStream:
-        peer = self._peer(host)
-        name = self.directory.name_of(peer)
-        before = self._unfinished.take(peer.node_id, request) if peer.resumes else None
-        if before is None:
-            stream = self._requester.open(peer, request, name, self._asked)
-            if peer.resumes:
-                self._noted[stream] = asyncio.get_running_loop().call_later(NOTE_AFTER_S, self._note_asked, stream)
-        else:
-            stream = self._requester.collect(peer, replace(request, request_id=before), name, self._asked, anew=True)
-            self._noted[stream] = None
-        for offer in peer.offers:
-            if request.provider in (None, offer.alias) and request.model in (None, offer.model):
-                stream.expected = (offer.model, offer.alias)
-                break
-        return stream
-
-    def _ask_here(self, request: InferenceRequest) -> AnswerStream:
-        def abort() -> None:
-            task.cancel()
-
-        stream = AnswerStream(request, LOCAL, "this machine", abort, self._asked)
-        task = self._tasks.spawn(run_here(self._registry, stream))
-        return stream
 
     def unfinished(self) -> tuple[UnfinishedRequest, ...]:
         """Answers that a process of this user asked for and did not live to read; asking the same collects them."""
@@ -475,43 +444,8 @@ class CoreService:
         """
         for known in self.unfinished():
             if known.request_id == request_id:
-                peer = self._peer(known.host)
-                request = InferenceRequest(request_id, (), known.model or None)
-                stream = self._requester.collect(peer, request, known.host_name, self._asked)
-                self._asking[stream] = self._noted[stream] = None
-                return stream
+                return self._asking.collect(self._peer(known.host), known)
         raise InvalidRequest(f"No request {label(request_id)} can be collected: %dpc_pending shows those that can.")
-
-    def _note_asked(self, stream: AnswerStream) -> None:
-        self._noted[stream] = None
-        self._write(self._unfinished.note, stream.host, stream.host_name, stream.request)
-
-    def _asked(self, stream: AnswerStream) -> None:
-        self._asking.pop(stream, None)
-        if stream in self._noted:
-            if (timer := self._noted.pop(stream)) is not None:
-                timer.cancel()
-            else:
-                self._write(self._unfinished.forget, stream.request.request_id)
-        self._pieces += stream.pieces
-        answer = stream.answer
-        self.ledger.record(
-            Entry(
-                id=answer.request_id,
-                role="asker",
-                peer=answer.host,
-                model=answer.model,
-                provider=answer.provider,
-                started_at=time.time() - answer.timings.total_s,
-                queue_s=answer.timings.queue_s,
-                first_token_s=answer.timings.first_token_s,
-                total_s=answer.timings.total_s,
-                prompt_tokens=answer.usage.prompt_tokens,
-                # A host that was stopped tells no count; what came is known here.
-                response_tokens=answer.usage.response_tokens if answer.error is None else stream.pieces or None,
-                outcome="ok" if stream.error is None else stream.error.code,
-            )
-        )
 
     # Serving: what peers say, in one table's worth of branches.
 
@@ -557,7 +491,7 @@ class CoreService:
             case ProvidersResponse():
                 if self._offers.take(peer, message):
                     name = self.directory.name_of(peer)
-                    self._tell("models_changed", peer.node_id, f"{name} offers {len(peer.offers)} models.")
+                    self._news.tell("models_changed", peer.node_id, f"{name} offers {len(peer.offers)} models.")
             case _ if isinstance(message, RELAY_MESSAGES):
                 self._relays.take(peer, message)
             case InviteClaim():
@@ -590,7 +524,7 @@ class CoreService:
     def _handle_inference_request(self, peer: Peer, request: RemoteInferenceRequest) -> None:
         if not self.access.is_known(peer.node_id):
             now = time.monotonic()
-            if now - self._stranger_asked_at.get(peer.node_id, -1e9) < STRANGER_REQUEST_EVERY_S:
+            if now - self._stranger_asked_at.get(peer.node_id, -1e9) < _STRANGER_REQUEST_EVERY_S:
                 self._host.refuse(peer, request.request_id, Busy("Busy: one request a second until you are let in."))
                 return
             if len(self._stranger_asked_at) >= 1024:
@@ -607,7 +541,7 @@ class CoreService:
             self._noting = True
             self._tasks.spawn(self._note_pending())
         what = f"{peer.name or peer.node_id} ({peer.node_id}) asked for {label(model) or 'a model'} and was refused."
-        self._tell("access_requested", peer.node_id, what)
+        self._news.tell("access_requested", peer.node_id, what)
 
     def _joined(self, peer: Peer, joined: Joined) -> None:
         self._links.reconsider()
@@ -616,15 +550,12 @@ class CoreService:
                 self._offers.answer(each)
         if not joined.again:
             what = f"{joined.name} ({peer.node_id}) has joined by invitation and is let in"
-            self._tell("peer_joined", peer.node_id, f"{what}{'' if joined.sharing else ' once sharing is on'}.")
+            self._news.tell("peer_joined", peer.node_id, f"{what}{'' if joined.sharing else ' once sharing is on'}.")
 
     def _not_joined(self, peer: Peer, reason: str) -> None:
-        if time.monotonic() - self._claim_told_at >= STRANGER_REQUEST_EVERY_S:  # guesses are no flood of news
-            self._claim_told_at = time.monotonic()
-            who = f"{self.directory.name_of(peer)} ({peer.node_id})"
-            self._tell(
-                "join_refused", peer.node_id, f"{who} tried an invitation and was refused: {reason.rstrip('.')}."
-            )
+        who = f"{self.directory.name_of(peer)} ({peer.node_id})"
+        what = f"{who} tried an invitation and was refused: {reason.rstrip('.')}."
+        self._news.tell_at_times("guesses", "join_refused", peer.node_id, what)
 
     # Watching and telling.
 
@@ -639,7 +570,7 @@ class CoreService:
                 self.access.reload()
                 error = self.access.rules.error
                 if changed or error != before:
-                    self._tell("access_changed", self.identity.node_id, error or "The access file has changed.")
+                    self._news.tell("access_changed", self.identity.node_id, error or "The access file has changed.")
             # Without a change too: a permission may have expired.
             self._links.reconsider()
             self._host.reconsider()
@@ -651,31 +582,10 @@ class CoreService:
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
-        self._subscribers[callback] = None
-
-        def unsubscribe() -> None:
-            self._subscribers.pop(callback, None)
-
-        return unsubscribe
+        return self._news.subscribe(callback)
 
     def _tell_of(self, peer: Peer, kind: str, what: str) -> None:
-        who = self.directory.name_of(peer)
-        if peer.stranger:
-            # What it calls itself may be a friend's name; and a flood of strangers is not a flood of news.
-            if time.monotonic() - self._stranger_told_at < STRANGER_REQUEST_EVERY_S:
-                return
-            self._stranger_told_at = time.monotonic()
-            who = f"{who} ({peer.node_id}, not let in)"
-        self._tell(kind, peer.node_id, f"{who} {what}")
-
-    def _tell(self, kind: str, node_id: str, text: str) -> None:
-        event = NodeEvent(kind, node_id, label(text, 1000))  # one sentence, one line
-        for callback in list(self._subscribers):
-            try:
-                callback(event)
-            except Exception:
-                # Somebody's drawing code must not end the node's own work.
-                _log.exception("a subscriber failed on %s", kind)
+        self._news.tell_of(peer, self.directory.name_of(peer), kind, what)
 
     def status(self) -> NodeStatus:
         """The node as it is now."""
@@ -688,7 +598,7 @@ class CoreService:
             uri=None if self.uri is None else str(self.uri),
             sharing=rules.enabled,
             paused=rules.paused,
-            tokens=self._pieces + self._host.pieces + sum(stream.pieces for stream in self._asking),
+            tokens=self._asking.pieces + self._host.pieces,
             access_error=rules.error,
             ledger_error=self.ledger.error,
             peers=self.peers(),
@@ -716,7 +626,7 @@ class CoreService:
                     now - stream.started_at,
                     stream.pieces,
                 )
-                for stream in self._asking
+                for stream in self._asking.streams
             ),
         )
 

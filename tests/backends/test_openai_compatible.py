@@ -80,7 +80,7 @@ async def test_closing_the_iterator_frees_a_real_servers_slot_at_once(
         assert await llama_server.busy_slots() == 1
     began = time.perf_counter()
     await until(lambda: idle(llama_server))
-    assert time.perf_counter() - began < 0.5
+    assert time.perf_counter() - began < 2
 
 
 async def test_cancelling_the_task_frees_a_real_servers_slot(real: OpenAICompatible, llama_server: LlamaServer) -> None:

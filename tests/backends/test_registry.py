@@ -149,10 +149,10 @@ async def test_an_old_answer_resolves_at_once_while_the_engine_is_asked_behind_i
     registry = Registry([backend], clock=clock)
     await registry.offers()
     clock.now_s += 60
-    backend.takes_s = 0.05
+    backend.takes_s = 0.5
     began = time.perf_counter()
     assert await found(registry, "x") == ("a", "x")
-    assert time.perf_counter() - began < 0.02
+    assert time.perf_counter() - began < 0.25
     await asyncio.sleep(0.1)
     assert backend.asked == 2
 

@@ -11,7 +11,7 @@ from dpc_jupyter.identity import Identity
 from jupyter.conftest import StubHost
 from jupyter.kernel import Kernel, Ran
 
-MESSAGE_S = 0.5
+MESSAGE_S = 1.0
 TIMES = 20
 
 
@@ -36,7 +36,7 @@ def test_stop_during_a_stream_is_one_line_at_once_and_frees_the_slot_every_time(
     for _ in range(TIMES):
         ran, took_s = interrupted(asking, "%dpc_ask -o kept Tell me everything.", "stub stub")
         assert took_s < MESSAGE_S
-        until_in_thread(lambda: stub_host.busy == 0 and stub_host.engine.running == 0, 0.1)
+        until_in_thread(lambda: stub_host.busy == 0 and stub_host.engine.running == 0, 1)
         assert ran.status == "error" and ran.error is not None and ran.error["ename"] == "Interrupted"
         assert ran.sentence == "Stopped. What came is kept in _dpc; anna was told to free its slot."
         assert ran.text.startswith("stub stub") and "stopped early" in ran.text
@@ -58,7 +58,7 @@ def test_stop_while_waiting_in_line_takes_the_request_out_of_it(
         until_in_thread(lambda: stub_host.engine.running == 1)
         ran, took_s = interrupted(asking, "%dpc_ask I wait", "1st in line at anna")
         assert took_s < MESSAGE_S and ran.sentence.startswith("Stopped.")
-        until_in_thread(lambda: stub_host.busy == 1, 0.1)
+        until_in_thread(lambda: stub_host.busy == 1, 1)
         assert ran.text == ""
         other.interrupt()
         until_in_thread(lambda: stub_host.busy == 0)

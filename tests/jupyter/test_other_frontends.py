@@ -91,7 +91,7 @@ def test_a_plain_ipython_terminal_prints_the_pieces_and_survives_ctrl_c(
     pressed = time.monotonic()
     shell.sendintr()
     shell.expect(re.escape("\x1b[31mStopped."))
-    assert time.monotonic() - pressed < 0.5
+    assert time.monotonic() - pressed < 2
     enter("print(_dpc.finish_reason, _dpc.text[:9])", 6)
     shell.expect("cancelled stub stub")
     enter("exit()", 7)

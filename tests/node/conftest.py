@@ -97,7 +97,16 @@ _KEPT = {"_subscribers", "_stranger_asked_at", "_nodes", "_idle", "_backends", "
 
 def _left(node: CoreService) -> list[str]:
     """What a stopped node still holds of its peers and requests."""
-    rooms = (node, node._links, node._host, node._host._queue, node._requester, node._offers, node._joining)
+    rooms = (
+        node,
+        node._links,
+        node._host,
+        node._host._queue,
+        node._requester,
+        node._asking,
+        node._offers,
+        node._joining,
+    )
     return [
         f"{type(room).__name__}.{name}"
         for room in rooms

@@ -71,7 +71,7 @@ async def test_a_host_that_is_frozen_can_be_left_at_once(make_home: MakeHome, ma
         await until(lambda: stream.answer.text)
         os.kill(host.process.pid, signal.SIGSTOP)
         await asker.disconnect(peer.node_id)
-        assert await until(lambda: stream.done) < 0.5
+        assert await until(lambda: stream.done) < 2
         assert isinstance(stream.error, PeerLost)
 
 
@@ -110,7 +110,7 @@ async def test_a_link_that_is_closing_stops_neither_the_watch_nor_anybody_else(a
     allowed.asker_link._stream._transport.pause_reading()  # type: ignore[attr-defined]
     allowed.host.access.deny("bob")
     await allowed.host.disconnect(allowed.asker_id)
-    assert await until(lambda: not allowed.engine.running) < 0.1
+    assert await until(lambda: not allowed.engine.running) < 1
     assert not allowed.host.peers()
     allowed.host.home.edit_access(lambda document: firewall.set_enabled(document, False))
     await until(lambda: not allowed.host.access.rules.enabled, within_s=1)

@@ -187,7 +187,7 @@ async def test_whatever_is_wrong_the_refusal_is_the_same_and_the_owner_reads_why
     host.home.edit_invitations(lambda _: entries)
     events, reasons = events_of(host), []
     for line in (unknown, wrong, good[1], good[2], good[3], good[4]):
-        host._claim_told_at = float("-inf")
+        host._news._told_at.clear()
         assert await refused(eve, line) == joining.REFUSED
         reasons.append([event.text for event in events if event.kind == "join_refused"][-1].partition("refused: ")[2])
     assert reasons == [

@@ -258,7 +258,7 @@ def orphaned(node: CoreService) -> None:
 
 @pytest.fixture
 def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.core_service.NOTE_AFTER_S", 0.0)
+    monkeypatch.setattr("dpc_jupyter.node.asking.NOTE_AFTER_S", 0.0)
 
 
 async def test_asking_the_same_after_a_crash_collects_the_answer(

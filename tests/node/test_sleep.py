@@ -62,7 +62,7 @@ async def test_a_permission_that_ended_during_the_sleep_ends_the_request(
 async def test_what_was_noted_before_the_sleep_is_too_old_to_collect(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.core_service.NOTE_AFTER_S", 0.0)
+    monkeypatch.setattr("dpc_jupyter.node.asking.NOTE_AFTER_S", 0.0)
     allowed.engine.hold()
     stream = await allowed.started()
     await until(allowed.asker.home.read_asked)

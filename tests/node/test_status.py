@@ -130,14 +130,14 @@ async def test_asking_this_machine_needs_no_link(allowed: Pair) -> None:
     stream = allowed.host.execute_ai_query("hello")
     await until(lambda: stream.answer.text)
     await stream.aclose()
-    assert await until(lambda: not allowed.engine.running) < 0.1
+    assert await until(lambda: not allowed.engine.running) < 1
 
 
 async def test_a_stranger_can_neither_forge_a_line_nor_pass_as_a_friend_in_the_news(
     stranger: Pair, events_of: EventsOf
 ) -> None:
     events = events_of(stranger.host)
-    stranger.host._stranger_told_at = float("-inf")
+    stranger.host._news._told_at.clear()
     stranger.asker_link.close("bye.\n12:00:01 anna asked and was refused.")
     await until(lambda: [event for event in events if event.kind == "peer_closed"])
     assert all(event.text.isprintable() for event in events)
