@@ -212,10 +212,13 @@ describe("at the hub", () => {
     found()[1].querySelector("button").click();
     expect(asked().at(-1)).toEqual(["connect", { address: id, name: null }]);
     expect(found()[1].getAttribute("aria-busy")).toBe("true");
-    client.receive({ state: { hosts: [...STATE.hosts, host(id, { name: "dora", models: [model("a")] })] } });
+    client.receive({ state: { hosts: [...STATE.hosts, host(id, { name: "dora", state: "known" })] } });
     answer({ result: { id, name: "dora" } });
     await vi.waitFor(() => expect(document.activeElement.textContent).toBe("dora"));
     expect(found().map((each) => each.querySelector(".dpc-name").textContent)).toEqual(["carol"]);
+    found()[0].querySelector("button").click();
+    answer({ result: { id: "c", name: "carol" } });
+    await vi.waitFor(() => expect(says()).toBe("You are linked to all that it shows you."));
   });
 
   test("a link that fails says why at that node alone", async () => {

@@ -9,6 +9,7 @@ const NAMES_SHOWN = 4;
 export function hubSearch(el, { client, calls, t, words, linked }) {
   let asked = ""; // the words that `found` is for
   let found = null;
+  const done = new Set(); // those that were linked from here, though a host may have no models for us yet
   const settle = arrowKeys(el);
 
   function render() {
@@ -18,7 +19,7 @@ export function hubSearch(el, { client, calls, t, words, linked }) {
     }
     const { node, hosts = [] } = client.state;
     const has = new Set(hosts.filter(({ state }) => state === "ready" || state === "busy").map(({ id }) => id));
-    const shown = (found ?? []).filter(({ id }) => !has.has(id));
+    const shown = (found ?? []).filter(({ id }) => !has.has(id) && !done.has(id));
     update(el, node?.hub ? [
       h("div", { key: "ask", class: "dpc-hub-ask" },
         button(words() ? t("Find “%1” at the hub", words()) : t("Find hosts at the hub"), find, {
@@ -58,13 +59,14 @@ export function hubSearch(el, { client, calls, t, words, linked }) {
     asked = words();
     const nodes = await calls.run(FIND, "find", { words: asked });
     if (!Array.isArray(nodes)) return;
+    done.clear();
     found = nodes;
     render();
   }
 
   async function connect(id) {
     if (!(await calls.run(placeOf(id), "connect", { address: id, name: null }))) return;
-    found = found?.filter((each) => each.id !== id) ?? null;
+    done.add(id);
     render();
     linked(id);
   }
