@@ -11,7 +11,7 @@ from browser.company import CLOSED, Company, company
 from browser.conftest import Open
 from browser.lab import NotebookPage
 from browser.test_accessibility import AXE, THEMES, findings, press, tab_to
-from browser.test_lab import LOAD
+from browser.test_lab import LOAD, toolbar
 from dpc_jupyter.home import Home
 
 _TOOLTIP = """(fact) => {
@@ -78,6 +78,9 @@ def test_a_host_is_found_at_the_hub_and_linked_to_by_keys_alone(
     expect(picker.get_by_role("radio", name="dora", exact=True)).to_be_focused()
     expect(found).to_have_count(0)
     expect(picker).to_contain_text("You are linked to all that it shows you.")
+    toolbar(page).click()
+    popup = page.get_by_role("dialog", name="Pick a compute host")
+    expect(popup.get_by_role("button", name="Find hosts at the hub")).to_be_visible()
 
 
 def test_a_host_behind_a_peer_says_who_relays_and_what_else_was_tried(notebook: NotebookPage, people: Company) -> None:
