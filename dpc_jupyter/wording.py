@@ -97,13 +97,14 @@ def reached(peer: PeerStatus) -> str:
 
 
 def tried(attempts: Sequence[Attempt]) -> str:
-    """What was tried beside the way that won: ``TLS at 192.0.2.7:8889 (Nothing listens …)``; empty for nothing."""
+    """What was tried beside the way that won: ``Tried as well: WebRTC (no answer yet).``; empty for nothing."""
     won = next((place for place, attempt in enumerate(attempts) if attempt.won), 0)
-    return "; ".join(
+    ways = "; ".join(
         f"{label(each.way)} ({label(each.error.partition('. ')[0].rstrip('.'), 200) or 'no answer yet'})"
         for place, each in enumerate(attempts)
         if each.error or place < won
     )
+    return ways and f"Tried as well: {ways}."
 
 
 MODEL_HEAD = ("Model", "Provider", "Context", "Vision", "Loaded")

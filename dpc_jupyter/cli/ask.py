@@ -51,7 +51,7 @@ async def _linked(service: CoreService, where: str) -> str:
     peer = await service.connect(where)
     before = tried(service.attempts(peer.node_id))
     if before or peer.kind != "TLS":
-        say(f"Reached {peer.name} {reached(peer)}." + (f" Tried as well: {before}." if before else ""))
+        say(f"Reached {peer.name} {reached(peer)}. {before}".rstrip())
     return peer.node_id
 
 

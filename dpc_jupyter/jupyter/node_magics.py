@@ -109,7 +109,7 @@ class NodeMagics(Magics):
         name = next((known.name for known in node.status().peers if known.node_id == peer.node_id), peer.name)
         print(f"Connected to {name} ({short(peer.node_id)}) {reached(peer)}.")
         if before := tried(node.service.attempts(peer.node_id)):
-            print(f"Tried as well: {before}.")
+            print(before)
         print(offered(name, models, node.status().node_id))
         if models and self._notebook.host == LOCAL:
             host = name if is_word(name) else peer.node_id
@@ -274,4 +274,4 @@ def _show_peers(node: BackgroundNode, peers: Sequence[PeerStatus]) -> None:
     )
     for peer in peers:
         if peer.outgoing and (before := tried(node.service.attempts(peer.node_id))):
-            print(f"{peer.name}: tried as well: {before}.")
+            print(f"{peer.name} is linked {reached(peer)}. {before}")

@@ -47,7 +47,9 @@ export function choiceTooltip(phase: Phase, state: IState, note: string, t: Tran
   if (phase === 'absent') {
     lines[0] = t('This kernel has no dpc_jupyter yet: click to load it, then choose whose machine answers.');
   } else if (phase === 'live') {
-    lines.push(line(hostName(state, t), stateName(phase, state, t), chosenHost(state)?.reason));
+    const host = chosenHost(state);
+    const kind = host?.id === LOCAL ? '' : host?.kind;
+    lines.push(line(hostName(state, t), stateName(phase, state, t), kind, host?.reason));
   }
   return [...lines, note].filter(Boolean).join('\n');
 }

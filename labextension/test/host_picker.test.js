@@ -82,6 +82,14 @@ describe("what is shown", () => {
     expect(row("lab-gpu").contains(document.activeElement)).toBe(true);
   });
 
+  test("the way to a host, and in its title the whole reason and what else was tried", () => {
+    const tried = "Tried as well: TLS at 192.0.2.7:8889 (no answer yet).";
+    show({ ...STATE, hosts: [host("a", { name: "anna", kind: "via rita", tried }), STATE.hosts[3]] });
+    expect(row("anna").textContent).toContain("via rita · 2 ms");
+    expect(row("anna").querySelector(".dpc-name").title).toBe(`Ask anna, its first model\n${tried}`);
+    expect(row("carol").querySelector(".dpc-name").title).toContain("\nno path: Hub unreachable");
+  });
+
   test("one that is away says why, and can only be tried again", () => {
     expect(row("carol").textContent).toContain("no path: Hub unreachable");
     row("carol").querySelector(".dpc-name").click();
@@ -149,6 +157,121 @@ describe("searching", () => {
     type("qw");
     client.receive({ state: { hosts: [...STATE.hosts, host("z", { models: [model("qwen:9b")] })] } });
     expect([document.activeElement, search().value, rows()]).toEqual([search(), "qw", ["lab-gpu", "z"]]);
+  });
+});
+
+describe("at the hub", () => {
+  const HUB = { ...STATE, node: { hub: "online at https://hub.example.org" } };
+  const finder = () => el.querySelector(".dpc-hub-ask .dpc-button");
+  const found = () => [...el.querySelectorAll("[role=listitem]")];
+  const says = () => el.querySelector(".dpc-hub-ask [role=status]").textContent;
+  const node = (id, more = {}) => ({ id, name: id, models: ["llama3-70b"], ...more });
+  const find = async (...nodes) => {
+    finder().click();
+    answer({ result: nodes });
+    await vi.waitFor(() => expect(says()).not.toMatch(/^(asking.*)?$/));
+  };
+
+  test("there is no trace of one where none is set", () => {
+    type("nothing");
+    press(search(), "Enter");
+    expect([finder(), sent, el.textContent.includes("hub")]).toEqual([null, [], false]);
+    client.receive({ state: { node: HUB.node } });
+    expect(finder()).not.toBeNull();
+    client.receive({ state: { node: { hub: "" } } });
+    expect(finder()).toBeNull();
+  });
+
+  test("it is asked by a click, and not while somebody types", () => {
+    show(HUB);
+    expect([finder().textContent, says()]).toEqual(["Find hosts at the hub", ""]);
+    type("qw");
+    expect([finder().textContent, sent]).toEqual(["Find “qw” at the hub", []]);
+    finder().click();
+    finder().click();
+    expect([asked(), says()]).toEqual([[["find", { words: "qw" }]], "asking the hub…"]);
+  });
+
+  test("Enter asks it where no host here is called so", () => {
+    show(HUB);
+    type("carol");
+    press(search(), "Enter");
+    expect(sent).toEqual([]);
+    type("mistral");
+    press(search(), "Enter");
+    expect(asked()).toEqual([["find", { words: "mistral" }]]);
+  });
+
+  test("those that are not linked are shown, by its word, and linked by their id", async () => {
+    show(HUB);
+    const id = "dpc-node-51d39b0c77aa41e08c11d2f3a4b5e07a";
+    await find(node("a"), node("c", { name: "carol" }), node(id, { name: "dora", models: ["a", "b", "c", "d", "e"] }));
+    expect(says()).toBe("found at the hub, by its word");
+    expect(found().map((each) => each.querySelector(".dpc-name").textContent)).toEqual(["carol", "dora"]);
+    expect(found()[1].textContent).toContain("dpc-node-51d3…e07aa · b · c · d · +1");
+    found()[1].querySelector("button").click();
+    expect(asked().at(-1)).toEqual(["connect", { address: id, name: null }]);
+    expect(found()[1].getAttribute("aria-busy")).toBe("true");
+    client.receive({ state: { hosts: [...STATE.hosts, host(id, { name: "dora", state: "known" })] } });
+    answer({ result: { id, name: "dora" } });
+    await vi.waitFor(() => expect(document.activeElement.textContent).toBe("dora"));
+    expect(found().map((each) => each.querySelector(".dpc-name").textContent)).toEqual(["carol"]);
+    found()[0].querySelector("button").click();
+    answer({ result: { id: "c", name: "carol" } });
+    await vi.waitFor(() => expect(says()).toBe("You are linked to all that it shows you."));
+  });
+
+  test("a link that fails says why at that node alone", async () => {
+    show(HUB);
+    await find(node("c", { name: "carol" }));
+    found()[0].querySelector("button").click();
+    answer({ error: "No way was found." });
+    await vi.waitFor(() => expect(found()[0].querySelector("[role=alert]").textContent).toBe("No way was found."));
+    expect(row("carol").querySelector("[role=alert]")).toBeNull();
+  });
+
+  test("what is found belongs to what was typed", async () => {
+    show(HUB);
+    await find(node("d"));
+    type("x");
+    expect([found(), says()]).toEqual([[], ""]);
+    finder().click();
+    type("xy");
+    finder().click();
+    answer({ result: [node("d")] });
+    await vi.waitFor(() => expect(says()).toBe(""));
+    expect([found(), sent.length]).toEqual([[], 2]);
+  });
+
+  test("nobody, nobody else, and an error are told", async () => {
+    show(HUB);
+    await find();
+    expect(says()).toContain("It shows you nobody such.");
+    await find(node("a"));
+    expect(says()).toBe("You are linked to all that it shows you.");
+    finder().click();
+    answer({ error: "The hub does not answer." });
+    await vi.waitFor(() => expect(el.querySelector("[role=alert]").textContent).toBe("The hub does not answer."));
+    type("x");
+    expect(el.querySelector("[role=alert]")).toBeNull();
+  });
+
+  test("Tab finds one of its buttons, arrows the others", async () => {
+    show(HUB);
+    await find(node("d"), node("e"));
+    const buttons = found().map((each) => each.querySelector("button"));
+    expect(buttons.map((each) => each.tabIndex)).toEqual([0, -1]);
+    buttons[0].focus();
+    press(buttons[0], "ArrowDown");
+    expect(document.activeElement).toBe(buttons[1]);
+  });
+
+  test("hostile words are text, and axe has nothing to say", async () => {
+    show(HUB);
+    await find(node("x", { name: EVIL, models: [EVIL] }));
+    expect([el.querySelector("img"), found()[0].querySelector(".dpc-name").textContent]).toEqual([null, EVIL]);
+    const { violations } = await axe.run(el, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa"], rules: { "color-contrast": { enabled: false } } });
+    expect(violations.map(({ id }) => id)).toEqual([]);
   });
 });
 

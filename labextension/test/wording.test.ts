@@ -27,6 +27,14 @@ describe('the toolbar', () => {
   it('tells the state in words, and what did not work out', () =>
     expect(choiceTooltip('live', state, 'A note.', t)).toBe('Compute host of this notebook\nanna · busy\nA note.'));
 
+  it('tells the way to a peer, and none to this machine', () => {
+    const hosts = [{ ...host('local', 'Local', 'ready'), kind: 'local' }, { ...host('a', 'anna', 'busy'), kind: 'via rita' }];
+    expect(choiceTooltip('live', { ...state, hosts }, '', t)).toContain('\nanna · busy · via rita');
+    const chosen = { id: 'local', name: 'Local', model: null };
+    expect(choiceTooltip('live', { ...state, hosts, chosen }, '', t)).toContain('\nLocal · ready');
+    expect(choiceTooltip('live', { ...state, hosts, chosen }, '', t)).not.toContain('local');
+  });
+
   it('tells a lost kernel', () => expect(stateName('connecting', state, t)).toBe('not connected'));
 });
 

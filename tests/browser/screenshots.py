@@ -21,6 +21,7 @@ from PIL import Image
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 from running_host import COMMAND, RunningHost, let_in, serving, write_providers
 
+from browser.company import company
 from browser.lab import Lab, NotebookPage, browser_path, running_lab
 from dpc_jupyter import firewall
 from dpc_jupyter.home import Home
@@ -226,7 +227,46 @@ def widgets(studio: Studio, anna: RunningHost) -> None:
     expect(editor.locator(".dpc-fw-plus").first).to_be_visible()
     for _ in studio.each_theme():
         studio.shoot("firewall-review", editor)
+    invite(studio, editor)
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+
+
+def invite(studio: Studio, editor: Locator) -> None:
+    """The form of an invitation, below it the line of the one before, and the one before that, which is still open."""
+    for name, models in (("heidi", MODEL), ("ivan", "")):
+        editor.get_by_role("button", name="Invite somebody").click()
+        editor.get_by_label("Your name for who joins").fill(name)
+        editor.get_by_label("Models, commas between").fill(models)
+        editor.get_by_role("button", name="Make the line").click()
+        expect(editor).to_contain_text(f"Invited: {name}")
+    editor.get_by_role("button", name="Invite somebody").click()
+    for _ in studio.each_theme():
+        studio.shoot("invite", editor.locator(".dpc-fw-invitations"))
+
+
+def reach(studio: Studio, folder: Path) -> None:
+    """A host behind a peer that relays, one that the hub shows, and where the node says that it is online."""
+    asker = Home(folder / "asker")
+    with company(folder, asker) as people:
+        setup = f"%env DPC_HOME={asker.path}\n%load_ext dpc_jupyter\nimport dpc_jupyter\n%dpc_start --name bob-laptop"
+        connect = f"%dpc_connect {people.rita_uri} --name rita\n%dpc_connect anna"
+        cells = [f"dpc_jupyter.{name}()" for name in ("HostPicker", "NodePanel")]
+        studio.lab.write("reach.ipynb", setup, connect, *cells)
+        page = studio.page
+        page.set_viewport_size({"width": WIDTH, "height": 1000})
+        notebook = NotebookPage(page, studio.lab, "reach.ipynb")
+        page.evaluate("jupyterapp.shell.collapseLeft()")
+        for index in range(4):
+            notebook.run(index)
+        picker, panel = (notebook.output(index).locator(".dpc").first for index in (2, 3))
+        expect(panel).to_contain_text("online at")
+        picker.get_by_role("button", name="Find hosts at the hub").click()
+        expect(picker.get_by_role("listitem")).to_contain_text("dora")
+        for _ in studio.each_theme():
+            studio.shoot("hub-search", picker)
+            studio.shoot("hub", panel)
+        page.evaluate("jupyterapp.serviceManager.sessions.shutdownAll()")
+        page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
 
 
 def quickstart(studio: Studio) -> None:
@@ -246,16 +286,18 @@ def quickstart(studio: Studio) -> None:
 
 
 def main() -> None:
-    """All of them, or those whose scene is named: lab, widgets, quickstart."""
+    """All of them, or those whose scene is named: lab, widgets, reach, quickstart."""
     if browser_path() is None:
         sys.exit("There is no Chromium here: apt-get install chromium")
-    wanted = sys.argv[1:] or ["lab", "widgets", "quickstart"]
+    wanted = sys.argv[1:] or ["lab", "widgets", "reach", "quickstart"]
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as place, studio(Path(place)) as (made, anna):
         if "quickstart" in wanted:
             quickstart(made)
         if "widgets" in wanted:
             widgets(made, anna)
+        if "reach" in wanted:
+            reach(made, Path(place) / "reach")
         if "lab" in wanted:
             lab_views(made, anna, Path(place))
 

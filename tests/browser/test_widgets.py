@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,6 +34,12 @@ class Friend:
         command = [*COMMAND, "ask", "--host", self._uri, "--model", SMOLLM2.name, *options]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, env=self._environment, stdout=pipe, stderr=pipe, text=True)
+
+    def joins(self, line: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [*COMMAND, "join", line], env=self._environment, capture_output=True, text=True, timeout=60
+        )
+        return done.returncode, done.stdout + done.stderr
 
     def asks_and_waits(self) -> tuple[int, str]:
         process = self.asks("--max-tokens", "5", "Hi")
@@ -86,6 +93,29 @@ def test_one_click_lets_a_refused_peer_in_and_taking_it_out_cuts_his_running_ans
         out, err = running.communicate(timeout=30)
         assert running.returncode != 0 and "withdrawn" in out + err
     expect(editor.locator(".dpc-fw-row", has_text=friend.node_id[-4:])).to_have_count(0)
+
+
+def test_an_invitation_made_in_the_form_shows_its_line_and_one_that_is_revoked_lets_nobody_in(
+    editor: Locator, friend: Friend
+) -> None:
+    editor.get_by_role("button", name="Invite somebody").click()
+    editor.get_by_label("Your name for who joins").fill("erin")
+    editor.get_by_label("Models, commas between").fill(SMOLLM2.name)
+    editor.get_by_role("button", name="Make the line").click()
+    line = editor.get_by_label("The line to send")
+    expect(line).to_have_value(re.compile(r"dpc-invite:\S+"))
+    expect(editor.locator(".dpc-fw-made")).to_contain_text("It works once, until")
+    typed = line.input_value()
+    editor.get_by_role("button", name="Put away").click()
+    expect(line).to_have_count(0)
+    invited = editor.locator(".dpc-fw-pending", has_text="Invited: erin")
+    expect(invited).to_contain_text(SMOLLM2.name)
+    invited.get_by_role("button", name="Revoke").click()
+    expect(editor).to_contain_text("The invitation for erin is taken back.")
+    expect(invited).to_have_count(0)
+    code, said = friend.joins(typed)
+    assert code != 0 and "This invitation cannot be used" in said
+    expect(editor.locator(".dpc-fw-row", has_text="erin")).to_have_count(0)
 
 
 def test_an_edit_by_hand_appears_and_an_invalid_value_is_refused_in_place(

@@ -17,11 +17,13 @@ from dpc_jupyter import firewall
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
+from dpc_jupyter.hub.adverts import FoundNode
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.jupyter.faces import Faces, hub, watch
 from dpc_jupyter.jupyter.faces.hub import Hub
-from dpc_jupyter.jupyter.faces.state import host_views, node_view, pending_views, request_views
+from dpc_jupyter.jupyter.faces.state import found_views, host_views, node_view, pending_views, request_views
 from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.node.ladder import Attempt
 from dpc_jupyter.node.status import KnownPeer, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.node.thread import BackgroundNode
 from dpc_jupyter.protocol.messages import ProviderInfo
@@ -81,6 +83,7 @@ def test_the_answer_of_a_call_comes_after_the_state_that_it_has_made(
         ("preview", {"edits": [{"kind": "person"}]}, "This edit is not understood: "),
         ("disconnect", {"host": "anna"}, "No node runs: start it first."),
         ("pause", {"on": True}, "No node runs: start it first."),
+        ("find", {"words": "anna"}, "No node runs: start it first."),
         ("chat_ask", {"chat": "1", "prompt": " \n"}, "Nothing is asked: write something first."),
     ],
 )
@@ -468,14 +471,31 @@ def test_what_a_hostile_peer_says_comes_out_as_one_harmless_line(
 def test_every_text_of_a_snapshot_is_made_one_line_wherever_it_was_cleaned_before() -> None:
     offer = ProviderInfo(alias=HOSTILE, model=HOSTILE)
     peer = PeerStatus(ANNA, "1", HOSTILE, "TLS", HOSTILE, True, True, None, (offer,))
-    hosts = host_views([offer], HOSTILE, [peer], [KnownPeer(DAVE, HOSTILE, 0.0, HOSTILE)])
+    attempts = (Attempt(HOSTILE, error=HOSTILE), Attempt("WebRTC", won=True))
+    hosts = host_views([offer], HOSTILE, [peer], [KnownPeer(DAVE, HOSTILE, 0.0, HOSTILE)], lambda _: attempts)
+    found = found_views([FoundNode(DAVE, HOSTILE, (HOSTILE,), ())])
     requests = request_views([RequestStatus(ANNA, HOSTILE, HOSTILE, "running", None, 0.0)])
     pending = pending_views({DAVE: {"name": HOSTILE, "model": HOSTILE, "when": 1}})
     status = NodeStatus(ANNA, HOSTILE, "1", None, False, False, 0, HOSTILE, None, (), (), ())
     nodes = [node_view(status, ANNA, "1"), node_view(None, ANNA, "1", HOSTILE)]
-    shown = list(lines_of(msgspec.json.decode(msgspec.json.encode([hosts, requests, pending, nodes]))))
+    shown = list(lines_of(msgspec.json.decode(msgspec.json.encode([hosts, found, requests, pending, nodes]))))
     assert [text for text in shown if not text.isprintable()] == []
-    assert len([text for text in shown if "gnp" in text]) == 15
+    assert len([text for text in shown if "gnp" in text]) == 18
+
+
+def test_what_was_tried_is_told_of_a_peer_that_was_dialled_and_of_no_other() -> None:
+    attempts = (Attempt("TLS at h:1", error="Nothing listens."), Attempt("WebRTC", won=True))
+    offers = (ProviderInfo(alias="a", model="m"),)
+    for outgoing, told in ((True, "Tried as well: TLS at h:1 (Nothing listens)."), (False, "")):
+        peer = PeerStatus(ANNA, "1", "anna", "WebRTC", "", outgoing, True, None, offers)
+        assert host_views((), "", [peer], (), {ANNA: attempts}.__getitem__)[1].tried == told
+
+
+def test_a_node_that_is_found_twice_is_shown_once_and_one_without_a_name_by_its_id() -> None:
+    found = found_views(
+        [FoundNode(ANNA, "", ("a",), ()), FoundNode(DAVE, "dave", (), ()), FoundNode(ANNA, "", ("a",), ())]
+    )
+    assert [(each.id, each.name) for each in found] == [(ANNA, "dpc-node-aaaa…aaaa"), (DAVE, "dave")]
 
 
 async def _closed(stub_host: StubHost, reason: str) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,9 +14,11 @@ from dpc_jupyter import firewall
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import Identity
+from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.node.network import set_hub
 from dpc_jupyter.node.thread import BackgroundNode
 from jupyter.kernel import Kernel
+from jupyter.screen import Refused, Screen
 
 
 @pytest.fixture
@@ -22,6 +26,21 @@ def hub(tmp_path: Path) -> Iterator[RunningHub]:
     running = RunningHub(tmp_path / "hub").start()
     yield running
     running.kill()
+
+
+@contextmanager
+def host_at(hub: RunningHub, folder: Path, asker: Identity) -> Iterator[BackgroundNode]:
+    """Anna, who lets the asker use one of her two models."""
+    home = Home(folder)
+    set_hub(home, hub.url)
+    home.edit_access(lambda document: firewall.set_enabled(document, True))
+    home.edit_access(lambda document: firewall.allow(document, asker.node_id, models=["stub-1"]))
+    node = BackgroundNode(home, name="anna", registry=Registry([StubEngine()]))
+    node.start(("127.0.0.1", 0))
+    try:
+        yield node
+    finally:
+        node.stop()
 
 
 def test_a_hub_is_set_shown_and_taken_away_for_the_next_start(
@@ -50,18 +69,30 @@ def test_the_hub_is_searched_from_a_cell(
 ) -> None:
     assert "No hub is set. %dpc_hub https://" in kernel.run("%dpc_hub search").sentence
     kernel.ok("%dpc_stop")
-    home = Home(tmp_path / "host")
-    for each in (home, asker_home):
-        set_hub(each, hub.url)
-    home.edit_access(lambda document: firewall.set_enabled(document, True))
-    home.edit_access(lambda document: firewall.allow(document, asker.node_id, models=["stub-1"]))
-    node = BackgroundNode(home, name="anna", registry=Registry([StubEngine()]))
-    try:
-        node.start(("127.0.0.1", 0))
+    set_hub(asker_home, hub.url)
+    with host_at(hub, tmp_path / "host", asker) as node:
         until_in_thread(lambda: "anna" in str(kernel.ok("%dpc_hub search --model stub\nimport time; time.sleep(1)")))
         found = kernel.ok("%dpc_hub search --name ann")
         assert found.text.splitlines()[1].split() == ["anna", node.status().node_id, "stub-1"]
         assert "That is the hub's word." in found.stdout
         assert kernel.ok("%dpc_hub search --model llama").stdout.startswith("The hub shows nobody such to you.")
-    finally:
-        node.stop()
+
+
+def test_a_face_finds_a_host_by_name_or_model_at_the_hub_and_links_to_it_by_its_id(
+    notebook: Notebook, screen: Screen, asker: Identity, asker_home: Home, hub: RunningHub, tmp_path: Path
+) -> None:
+    notebook.node()
+    with pytest.raises(Refused, match="No hub is set"):
+        screen.call("find", words="anna")
+    notebook.stop()
+    set_hub(asker_home, hub.url)
+    notebook.node()
+    screen.shows("node", hub=f"online at {hub.url}")
+    with host_at(hub, tmp_path / "host", asker) as node:
+        anna = {"id": node.status().node_id, "name": "anna", "models": ["stub-1"]}
+        while not screen.call("find"):
+            time.sleep(0.6)  # searches are counted
+        assert screen.call("find", words="NN") == screen.call("find", words="ub-1") == [anna]
+        assert screen.call("find", words="stub-2") == screen.call("find", words="x" * 500) == []
+        screen.call("connect", address=anna["id"])
+        assert screen.host(node.status().node_id, state="ready")["name"] == "anna"

@@ -37,6 +37,22 @@ def test_a_node_that_only_asks_does_not_listen_and_sharing_gives_an_address(
     assert kernel.ok("%dpc_start").status == "ok"
 
 
+def test_the_way_of_a_link_is_told_and_what_else_was_tried_only_where_something_was(
+    kernel: Kernel, asker_home: Home, stub_host: StubHost
+) -> None:
+    first = kernel.ok(f"%dpc_connect {stub_host.uri} --name anna").stdout
+    assert re.match(r"Connected to anna \(\S+\) by TLS at 127\.0\.0\.1:\d+\.\nanna lets you use", first)
+    assert "is linked" not in kernel.ok("%dpc_peers").stdout + kernel.ok("%dpc_status").stdout
+    kernel.ok("%dpc_stop")
+    node_id = stub_host.uri.rpartition("=")[2]
+    old = f"dpc://127.0.0.1:1?node_id={node_id}"
+    asker_home.edit_peers(lambda known: {node_id: {**known[node_id], "uri": old, "also": [stub_host.uri]}})
+    tried = "Tried as well: TLS at 127.0.0.1:1 (Nothing listens at 127.0.0.1:1).\n"
+    assert f".\n{tried}anna lets you use" in kernel.ok("%dpc_connect anna").stdout
+    for magic in ("%dpc_peers", "%dpc_status"):
+        assert re.search(rf"anna is linked by TLS at \S+\. {re.escape(tried)}$", kernel.ok(magic).stdout)
+
+
 def test_the_firewall_is_edited_and_explained_from_a_cell(kernel: Kernel) -> None:
     node_id = "dpc-node-" + "d" * 32
     assert "Sharing is off" in kernel.ok("%dpc_firewall").stdout

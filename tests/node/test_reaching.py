@@ -36,17 +36,17 @@ async def test_what_was_tried_and_what_won_is_told(make_node: MakeNode) -> None:
     asker.directory.remember(host.identity.node_id, stale, "", None)
     status = await asker.connect("anna")
     assert reached(status) == f"by TLS at 127.0.0.1:{host.uri.port}"
-    assert (
-        tried(asker.attempts(status.node_id))
-        == f"TLS at 127.0.0.1:{stale.port} (Nothing listens at 127.0.0.1:{stale.port})"
-    )
+    place = f"127.0.0.1:{stale.port}"
+    assert tried(asker.attempts(status.node_id)) == f"Tried as well: TLS at {place} (Nothing listens at {place})."
     assert asker.directory.known[status.node_id]["by"] == f"TLS at 127.0.0.1:{host.uri.port}"
 
 
 def test_a_way_that_had_not_answered_yet_is_told_and_one_that_was_not_needed_is_not() -> None:
     attempts = (Attempt("TLS at h:1"), Attempt("WebRTC", won=True), Attempt("over rita"))
-    assert tried(attempts) == "TLS at h:1 (no answer yet)"
-    assert tried((Attempt("TLS at h:1", won=True), Attempt("WebRTC", error="No. Never."))) == "WebRTC (No)"
+    assert tried(attempts) == "Tried as well: TLS at h:1 (no answer yet)."
+    lost = Attempt("WebRTC", error="No. Never.")
+    assert tried((Attempt("TLS at h:1", won=True), lost)) == "Tried as well: WebRTC (No)."
+    assert tried((Attempt("TLS at h:1", won=True), Attempt("WebRTC"))) == ""
 
 
 async def test_a_link_over_a_relay_is_named_by_it(trio: Trio) -> None:

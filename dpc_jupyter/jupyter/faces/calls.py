@@ -14,6 +14,7 @@ import msgspec
 from dpc_jupyter.errors import DpcError, InvalidRequest
 from dpc_jupyter.firewall import gains, parse_json, read_edits
 from dpc_jupyter.jupyter.chat import Chats
+from dpc_jupyter.jupyter.faces.state import NAME_CHARS, FoundView, found_views
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.sanitize import label, plain
 from dpc_jupyter.wording import USAGE_HEAD, allowed, invited, several, usage_rows
@@ -71,6 +72,15 @@ class Calls:
         """End the links to a peer."""
         node = self._running()
         node.run(node.service.disconnect(host))
+
+    def find(self, words: str = "") -> list[FoundView]:
+        """Who is online at the hub and has these words in the name, or in that of a model; without words, everybody."""
+        node = self._running()
+        words = label(words, NAME_CHARS)
+        found = [*node.run(node.service.search(name=words))]
+        if words:
+            found += node.run(node.service.search(model=words))
+        return found_views(found)
 
     def share(self, on: bool) -> dict[str, str | None]:
         """Turn sharing on, which listens too, or off."""

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
 
 from dpc_jupyter.firewall import Document, Rules
+from dpc_jupyter.hub.adverts import FoundNode
 from dpc_jupyter.jupyter.notebook import LOCAL
 from dpc_jupyter.ledger import Usage
+from dpc_jupyter.node.directory import short
+from dpc_jupyter.node.ladder import Attempt
 from dpc_jupyter.node.status import InvitationStatus, KnownPeer, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.protocol.messages import ProviderInfo
 from dpc_jupyter.sanitize import label
-from dpc_jupyter.wording import day, permission
+from dpc_jupyter.wording import day, permission, tried
 
 NAME_CHARS = 128
 MODEL_CHARS = 256  # as `Offers` keeps them: a name that was cut could not be chosen
@@ -72,6 +75,8 @@ class HostView(Struct, frozen=True, kw_only=True):
         How it is reached, or would be: ``TLS``, ``WebRTC``, ``via rita``.
     reason : str
         Why it is unreachable, or what else there is to say; one sentence.
+    tried : str
+        What was tried beside the way by which it is linked; one sentence, empty for nothing.
     last_seen : float or None
         Unix seconds.
     eta_s : float or None
@@ -84,11 +89,20 @@ class HostView(Struct, frozen=True, kw_only=True):
     kind: str = ""
     rtt_ms: float | None = None
     reason: str = ""
+    tried: str = ""
     last_seen: float | None = None
     running: int | None = None
     waiting: int | None = None
     eta_s: float | None = None
     models: tuple[ModelView, ...] = ()
+
+
+class FoundView(Struct, frozen=True):
+    """A node that is online at the hub, by the hub's word: nothing of it is proven."""
+
+    id: str
+    name: str
+    models: tuple[str, ...]
 
 
 class Chosen(Struct, frozen=True):
@@ -161,7 +175,11 @@ def node_view(status: NodeStatus | None, node_id: str, version: str, trouble: st
 
 
 def host_views(
-    local: Sequence[ProviderInfo], trouble: str, peers: Iterable[PeerStatus], known: Iterable[KnownPeer]
+    local: Sequence[ProviderInfo],
+    trouble: str,
+    peers: Iterable[PeerStatus],
+    known: Iterable[KnownPeer],
+    attempts: Callable[[str], Sequence[Attempt]] = lambda node_id: (),
 ) -> list[HostView]:
     """This machine, then linked peers that have models for us or that we dialled, then those that are not linked.
 
@@ -169,6 +187,8 @@ def host_views(
     ----------
     trouble : str
         Why this machine has no model.
+    attempts : callable
+        What was tried to reach a node, by its id.
     """
     linked: dict[str, PeerStatus] = {}
     for peer in peers:
@@ -184,7 +204,7 @@ def host_views(
             models=_models(local),
         )
     ]
-    hosts += sorted(map(_linked, linked.values()), key=_by_name)
+    hosts += sorted((_linked(peer, attempts(peer.node_id)) for peer in linked.values()), key=_by_name)
     rest = [each for each in known if each.node_id not in linked]
     hosts += sorted(
         (
@@ -201,6 +221,18 @@ def host_views(
         key=_by_name,
     )
     return hosts
+
+
+def found_views(found: Iterable[FoundNode]) -> list[FoundView]:
+    """What a search at the hub found, each node once."""
+    return [
+        FoundView(
+            each.node_id,
+            label(each.name, NAME_CHARS) or short(each.node_id),
+            tuple(label(model, MODEL_CHARS) for model in each.models),
+        )
+        for each in {each.node_id: each for each in found}.values()
+    ]
 
 
 def request_views(requests: Iterable[RequestStatus]) -> list[RequestView]:
@@ -347,7 +379,7 @@ def _models(offers: Iterable[ProviderInfo]) -> tuple[ModelView, ...]:
     )
 
 
-def _linked(peer: PeerStatus) -> HostView:
+def _linked(peer: PeerStatus, attempts: Sequence[Attempt]) -> HostView:
     load = peer.load
     busy = load is not None and load.waiting > 0
     return HostView(
@@ -357,6 +389,8 @@ def _linked(peer: PeerStatus) -> HostView:
         kind=_kind(peer.kind, *peer.via),
         rtt_ms=None if peer.rtt_s is None else round(peer.rtt_s * 1000, 1),
         reason="" if peer.models else "no models for you: its owner has not let you in",
+        # Of one that called us, what we tried before says nothing.
+        tried=label(tried(attempts), SENTENCE_CHARS) if peer.outgoing else "",
         running=None if load is None else load.running,
         waiting=None if load is None else load.waiting,
         eta_s=None if load is None else load.eta_s,

@@ -81,9 +81,10 @@ class Watcher:
     def _with(self, node: BackgroundNode) -> dict[str, Any]:
         service = node.service
         status, known, local = node.run(self._ask(service))
+        trouble = "; ".join(service.engine_troubles())
         day = self._every(_USAGE_EVERY_S, "usage", lambda: _day(service.ledger), list[Usage]())
         return {
-            **self._hosts(host_views(local, "; ".join(service.engine_troubles()), self._steady(status.peers), known)),
+            **self._hosts(host_views(local, trouble, self._steady(status.peers), known, service.attempts)),
             "requests": {"asking": request_views(status.asking), "serving": request_views(status.serving)},
             "rate": self._rates(status.tokens),
             "today": today(day),

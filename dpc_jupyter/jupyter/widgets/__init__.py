@@ -74,7 +74,7 @@ class _View(anywidget.AnyWidget):
 class HostPicker(_View):
     """Choose the compute host that this notebook asks: this machine, or a peer, and one of its models."""
 
-    _esm = _module("hostPicker", "host_picker")
+    _esm = _module("hostPicker", "hub_search", "host_picker")
     _css = _style()
 
 

@@ -30,16 +30,16 @@ export class Invitations {
 
   #form() {
     const { t, lists, now, calls } = this.#editor;
+    const labelled = (label, control) => h("label", { key: label }, h("span", { class: "dpc-fw-label" }, label), control);
     const field = (name, label, more) =>
-      h("input", { key: name, name, class: "dpc-input", placeholder: label, "aria-label": label, autocomplete: "off", ...more });
+      labelled(label, h("input", { name, class: "dpc-input", autocomplete: "off", ...more }));
     const groups = now.groups.map(({ name }) => h("option", { key: name, value: name }, name));
-    const ends = { value: "7d", "aria-label": t("Permission: 12h, 7d, a date, or never") };
     return h("form", { key: "form", class: "dpc-fw-new dpc-fw-invite", onsubmit: (event) => this.#make(event) },
       field("name", t("Your name for who joins"), { required: true, maxlength: "128" }),
-      field("models", t("Models, commas between; empty for all"), { list: lists.models }),
-      groups.length > 0 && h("select", { key: "group", name: "group", class: "dpc-input", "aria-label": t("Group") },
-        h("option", { key: " ", value: "" }, t("in no group")), groups),
-      field("expires", t("7d, a date, or never"), ends),
+      field("models", t("Models, commas between"), { list: lists.models, placeholder: t("all") }),
+      groups.length > 0 && labelled(t("Group"), h("select", { name: "group", class: "dpc-input" },
+        h("option", { key: " ", value: "" }, t("none")), groups)),
+      field("expires", t("For how long: 12h, 7d, a date, never"), { value: "7d" }),
       button(t("Make the line"), null, {
         key: "go", type: "submit", class: "dpc-button dpc-primary", busy: calls.busy(PLACE) }));
   }
@@ -55,24 +55,27 @@ export class Invitations {
       this.#editor.draw();
       this.#editor.focus(".dpc-fw-invitations button");
     };
+    const [before, ...after] = this.#made.sentences.map((text, index) =>
+      h("p", { key: `said ${index}`, class: "dpc-fw-note" }, text));
     return h("div", { key: "made", class: "dpc-fw-made", role: "status" },
-      this.#made.sentences.map((text, index) => h("p", { key: `said ${index}`, class: "dpc-fw-note" }, text)),
+      before,
       h("div", { key: "line", class: "dpc-row" },
         h("input", { key: "text", class: "dpc-input dpc-mono dpc-grow", readonly: true, value: this.#made.line,
           "aria-label": t("The line to send"), onfocus: (event) => event.currentTarget.select() }),
         button(this.#copied || t("Copy"), copy, { key: "copy", class: "dpc-button dpc-primary" }),
-        button(t("Put away"), away, { key: "away" })));
+        button(t("Put away"), away, { key: "away" })),
+      after);
   }
 
   #open({ id, name, models, group, permission, until }) {
     const { t, calls } = this.#editor;
     const place = `${PLACE} ${id}`;
     const what = models.join(", ") || (group ? t("what its group may") : t("all models"));
-    const terms = line(what, group && t("in %1", group), permission);
+    const terms = line(what, group && t("in %1", group), permission, t("the line works until %1", until));
     return h("div", { key: id, class: "dpc-row dpc-fw-pending" },
       h("span", { class: "dpc-grow" },
         t("Invited:"), " ", h("bdi", { class: "dpc-name" }, name), " ",
-        h("span", { class: "dpc-fact" }, terms), " ", t("· the line works until %1", until),
+        h("span", { class: "dpc-fact" }, terms),
         failure(calls.error(place))),
       button(t("Revoke"), () => this.#revoke(place, id), {
         key: "revoke", busy: calls.busy(place), "aria-label": t("Revoke the invitation for %1", name) }));

@@ -73,6 +73,11 @@ export function linkFacts(host) {
   return [host.kind !== "local" && host.kind, rtt(host.rtt_ms)].filter(Boolean);
 }
 
+/** What a title has room for: the whole reason, and what was tried before it was linked. */
+export function hostDetails(host) {
+  return [host.reason, host.tried].filter(Boolean).join("\n");
+}
+
 /** "2 waiting, about 40 s", "1 running", "idle", or nothing where the host does not say. */
 export function queueFacts(host, t) {
   if (host.waiting > 0) {

@@ -1,7 +1,8 @@
 // Pick a compute host, and one of its models, for this notebook.
 import { arrowKeys, button, connectForm, failure, h, idBeside, mark, update } from "./dom.js";
-import { absenceFacts, hostState, line, linkFacts, modelFacts, queueFacts } from "./format.js";
+import { absenceFacts, hostDetails, hostState, line, linkFacts, modelFacts, queueFacts } from "./format.js";
 import { Calls, linkSentence } from "./client.js";
+import { hubSearch } from "./hub_search.js";
 
 const MODELS_SHOWN = 4;
 
@@ -21,10 +22,13 @@ export function hostPicker(el, client, t) {
     class: "dpc-list", role: "radiogroup", "aria-label": t("Compute host and model"), onkeydown: typeAhead,
   });
   const note = h("div", { class: "dpc-note", role: "status" });
+  const hub = h("div");
   const settle = arrowKeys(list);
+  const words = () => search.value.trim();
+  const atHub = hubSearch(hub, { client, calls, t, words, linked: focusHost });
   el.classList.add("dpc", "dpc-host-picker");
   el.replaceChildren(h("div", { class: "dpc-card", role: "group", "aria-label": t("Pick a compute host") },
-    top, h("div", { class: "dpc-search" }, search), list, note));
+    top, h("div", { class: "dpc-search" }, search), list, note, hub));
 
   function render() {
     const { hosts } = client.state;
@@ -36,9 +40,10 @@ export function hostPicker(el, client, t) {
       connecting && connectForm(calls, t, toggleConnect),
     ]);
     update(list, found.map(row));
-    const none = hosts && !found.length && t("No host and no model is called “%1”.", search.value.trim());
+    const none = hosts && !found.length && t("No host and no model is called “%1”.", words());
     update(note, [linkSentence(client, t) || (hosts ? none : t("Looking for hosts…"))]);
     settle();
+    atHub.render();
   }
 
   function row([host, models]) {
@@ -56,8 +61,8 @@ export function hostPicker(el, client, t) {
       h("div", { class: "dpc-grow" },
         h("div", { class: "dpc-line" },
           choice("dpc-name", h("bdi", {}, host.name), host, null, {
-            away, title: t("Ask %1, its first model", host.name) }), id,
-          h("span", { class: "dpc-fact", title: host.reason || null }, busy ? t("linking…") : facts),
+            away, title: [t("Ask %1, its first model", host.name), hostDetails(host)].filter(Boolean).join("\n") }), id,
+          h("span", { class: "dpc-fact" }, busy ? t("linking…") : facts),
           here && h("span", { class: "dpc-badge" }, t("this notebook"))),
         shown.length > 0 && h("div", { class: "dpc-chips" },
           shown.map((model) => choice("dpc-chip",
@@ -81,8 +86,8 @@ export function hostPicker(el, client, t) {
 
   // Each word must be in the name of the host or in what is said of the model.
   function matches() {
-    const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
-    const has = (text) => words.every((word) => text.toLowerCase().includes(word));
+    const each = words().toLowerCase().split(/\s+/);
+    const has = (text) => each.every((word) => text.toLowerCase().includes(word));
     return (client.state.hosts ?? []).flatMap((host) => {
       const name = line(host.name, linkFacts(host));
       if (has(name)) return [[host, host.models]];
@@ -104,6 +109,11 @@ export function hostPicker(el, client, t) {
     chips.children[at].focus();
   }
 
+  function focusHost(id) {
+    const at = matches().findIndex(([host]) => host.id === id);
+    (list.querySelectorAll(".dpc-row")[at]?.querySelector(".dpc-item") ?? search).focus();
+  }
+
   function toggleConnect() {
     connecting = !connecting;
     calls.forget("connect");
@@ -114,8 +124,10 @@ export function hostPicker(el, client, t) {
   function searchKey(event) {
     if (event.key === "ArrowDown") list.querySelector('.dpc-item[tabindex="0"]')?.focus();
     else if (event.key === "Enter") {
-      const [host, models] = matches().find(([each]) => each.state !== "unreachable") ?? [];
-      if (host && search.value.trim()) choose(host.id, models.length < host.models.length ? models[0].model : null);
+      const found = matches();
+      const [host, models] = found.find(([each]) => each.state !== "unreachable") ?? [];
+      if (!found.length) atHub.find();
+      else if (host && words()) choose(host.id, models.length < host.models.length ? models[0].model : null);
     } else if (event.key === "Escape" && search.value) {
       search.value = "";
       render();
@@ -130,7 +142,7 @@ export function hostPicker(el, client, t) {
   }
 
   const stop = client.onState((_, changed) => {
-    if (changed.some((section) => ["hosts", "chosen", "link"].includes(section))) render();
+    if (changed.some((section) => ["hosts", "chosen", "node", "link"].includes(section))) render();
   });
   render();
   return stop;

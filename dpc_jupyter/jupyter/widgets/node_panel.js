@@ -1,6 +1,6 @@
 // This node at a glance: who it is, whom it may ask, whom it lets in, and what runs.
 import { arrowKeys, button, connectForm, copyText, failure, h, idBeside, mark, toggle, update } from "./dom.js";
-import { absenceFacts, count, hostState, line, linkFacts, queueFacts } from "./format.js";
+import { absenceFacts, count, hostDetails, hostState, line, linkFacts, queueFacts } from "./format.js";
 import { requestProgress, shortId, tokensPerSecond } from "./format.js";
 import { Calls, linkSentence } from "./client.js";
 
@@ -114,10 +114,11 @@ export function nodePanel(el, client, t) {
       h("div", { class: "dpc-grow" },
         h("div", { class: "dpc-line" },
           h("button", { type: "button", class: "dpc-item dpc-name", role: "radio", tabindex: -1, "aria-checked": here,
-            "aria-disabled": away || null, onclick: choose }, h("bdi", {}, host.name)), idBeside(host.name, host.id),
+            "aria-disabled": away || null, title: hostDetails(host) || null, onclick: choose },
+          h("bdi", {}, host.name)), idBeside(host.name, host.id),
           h("span", { class: "dpc-fact" }, busy ? t("linking…") : line(linkFacts(host))),
           here && h("span", { class: "dpc-badge" }, t("this notebook"))),
-        h("div", { class: "dpc-fact", title: host.reason || null },
+        h("div", { class: "dpc-fact" },
           line(modelsInShort(host, here && chosen.model), queueFacts(host, t), absenceFacts(host, t))),
         failure(calls.error(host.id))),
       away && button(t("Retry"), () => calls.run(host.id, "connect", { address: host.id, name: null }), {
