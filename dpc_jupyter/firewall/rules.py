@@ -147,6 +147,11 @@ class Rules:
         """Every node that is let in now."""
         return tuple(node_id for node_id in self._grants if self.is_known(node_id, now))
 
+    def groups_of(self, node_id: str) -> tuple[str, ...]:
+        """The groups by which `node_id` is let in."""
+        grant = self._grants.get(node_id)
+        return tuple(grant.groups) if grant else ()
+
     def may_relay(self, node_id: str, now: datetime) -> bool:
         """Whether streams from or to `node_id` may be carried now."""
         if not self.relay.enabled:

@@ -13,10 +13,16 @@ from dpc_jupyter.sanitize import label
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """Models, and the node ids that may see them: None shows them to everyone who can log in."""
+    """Models and groups, and the node ids that may see them: None shows them to everyone who can log in."""
 
     models: tuple[str, ...]
     visible_to: tuple[str, ...] | None
+    groups: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> int:
+        """How many of the `WORDS_LIMIT` it takes."""
+        return len(self.models) + len(self.groups) + len(self.visible_to or ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,21 +32,22 @@ class Advert:
     Attributes
     ----------
     offers : tuple of Offer
-        Different friends may see different models. All words together are at most 1,024.
-    groups : tuple of str
-        Shown, like the node's name, to whoever sees one of the offers.
+        Different friends may see different models. At most `OFFERS_LIMIT`, all words together at most `WORDS_LIMIT`.
     """
 
     offers: tuple[Offer, ...]
-    groups: tuple[str, ...] = ()
 
     def body(self, name: str) -> dict[str, Any]:
         """As PUT /me takes it."""
         offers = [
-            {"models": offer.models, "visible_to": "everyone" if offer.visible_to is None else offer.visible_to}
+            {
+                "models": offer.models,
+                "groups": offer.groups,
+                "visible_to": "everyone" if offer.visible_to is None else offer.visible_to,
+            }
             for offer in self.offers
         ]
-        return {"name": name, "groups": self.groups, "offers": offers}
+        return {"name": name, "offers": offers}
 
 
 @dataclass(frozen=True, slots=True)

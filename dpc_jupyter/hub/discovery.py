@@ -39,6 +39,7 @@ async def search(
     a, m, v, g = adverts.c, models.c, audiences.c, groups.c
     to_asker = v.audience.in_([EVERYONE, asker])
     shown = and_(m.node_id == v.node_id, m.offer == v.offer, to_asker)
+    told = and_(g.node_id == v.node_id, g.offer == v.offer, to_asker)
     online = select(presence.c.node_id).where(presence.c.node_id == a.node_id, lives)
     nodes = select(a.node_id, a.name).where(online.exists())
     if model:
@@ -50,11 +51,11 @@ async def search(
     if name:
         nodes = nodes.where(a.name.icontains(name, autoescape=True))
     if group:
-        nodes = nodes.where(select(g.word).where(g.node_id == a.node_id, g.word == group).exists())
+        nodes = nodes.where(select(g.word).where(v.node_id == a.node_id, told, g.word == group).exists())
     rows = (await db.execute(nodes.order_by(a.name, a.node_id).limit(FOUND_LIMIT + 1))).all()
     ids = [row.node_id for row in rows[:FOUND_LIMIT]]
     words = _by_node((await db.execute(select(m.node_id, m.model).where(m.node_id.in_(ids), shown).distinct())).all())
-    belongs = _by_node((await db.execute(select(g.node_id, g.word).where(g.node_id.in_(ids)))).all())
+    belongs = _by_node((await db.execute(select(g.node_id, g.word).where(g.node_id.in_(ids), told).distinct())).all())
     found = [
         FoundNode(node_id=node_id, name=name, models=words.get(node_id, []), groups=belongs.get(node_id, []))
         for node_id, name in rows[:FOUND_LIMIT]
@@ -63,12 +64,12 @@ async def search(
 
 
 def _rows(node_id: str, advert: Advert) -> dict[Any, list[dict[str, Any]]]:
-    found: dict[Any, list[dict[str, Any]]] = {models: [], audiences: []}
-    found[groups] = [{"node_id": node_id, "word": word} for word in dict.fromkeys(advert.groups)]
+    found: dict[Any, list[dict[str, Any]]] = {models: [], groups: [], audiences: []}
     for number, offer in enumerate(advert.offers):
         to = [EVERYONE] if offer.visible_to == "everyone" else offer.visible_to
         key = {"node_id": node_id, "offer": number}
         found[models] += [{**key, "model": model} for model in dict.fromkeys(offer.models)]
+        found[groups] += [{**key, "word": word} for word in dict.fromkeys(offer.groups)]
         found[audiences] += [{**key, "audience": node} for node in dict.fromkeys(to)]
     return found
 

@@ -6,11 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from dpc_jupyter.hub.wire import NODE_ID
+from dpc_jupyter.hub.wire import NODE_ID, OFFERS_LIMIT, WORDS_LIMIT
 from dpc_jupyter.sanitize import label
-
-# Of all lists of an advert together: what a lab of a hundred people and twenty models needs, several times.
-WORDS_LIMIT = 1024
 
 NodeId = Annotated[str, StringConstraints(pattern=f"^{NODE_ID}$")]
 # Made safe to print before it is kept: it ends up on other people's screens.
@@ -54,23 +51,23 @@ class Login(_Body):
 
 
 class Offer(_Body):
-    """Models, and who may see them: the owner's access file decides, the hub only keeps to it."""
+    """Models and groups, and who may see them: the owner's access file decides, the hub only keeps to it."""
 
     models: list[Word] = Field(max_length=WORDS_LIMIT)
+    groups: list[Word] = Field(default=[], max_length=WORDS_LIMIT)
     visible_to: list[NodeId] | Literal["everyone"] = Field(description="Node ids, or everyone who can log in.")
 
 
 class Advert(_Body):
-    """What a node lets be found. Whoever sees one of its offers sees its name and its groups."""
+    """What a node lets be found. Whoever sees one of its offers sees its name."""
 
     name: Word
-    groups: list[Word] = Field(default=[], max_length=64)
-    offers: list[Offer] = Field(max_length=64)
+    offers: list[Offer] = Field(max_length=OFFERS_LIMIT)
 
     @property
     def words(self) -> int:
         """How many rows it takes to keep this."""
-        return len(self.groups) + sum(len(offer.models) + len(offer.visible_to) for offer in self.offers)
+        return sum(len(offer.models) + len(offer.groups) + len(offer.visible_to) for offer in self.offers)
 
 
 class FoundNode(_Body):

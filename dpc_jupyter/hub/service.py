@@ -27,7 +27,6 @@ from dpc_jupyter.hub.limits import (
 )
 from dpc_jupyter.hub.metrics import Metrics
 from dpc_jupyter.hub.schemas import (
-    WORDS_LIMIT,
     Advert,
     Challenge,
     ChallengeRequest,
@@ -41,7 +40,7 @@ from dpc_jupyter.hub.signalling import Signalling
 from dpc_jupyter.hub.storage import Storage, StorageError
 from dpc_jupyter.hub.switchboard import Switchboard
 from dpc_jupyter.hub.tokens import CHALLENGE_S, TOKEN_S, Tokens, nonce_digest
-from dpc_jupyter.hub.wire import signed_bytes
+from dpc_jupyter.hub.wire import WORDS_LIMIT, signed_bytes
 from dpc_jupyter.identity import peer_key_from_pem
 from dpc_jupyter.sanitize import label
 

@@ -61,18 +61,19 @@ adverts = Table(
     Column("name", String(128), nullable=False),
     Column("updated", Float, nullable=False),
 )
-groups = Table(
-    "advert_groups",
-    metadata,
-    Column("node_id", String(41), primary_key=True),
-    Column("word", String(128), primary_key=True),
-)
 models = Table(
     "offer_models",
     metadata,
     Column("node_id", String(41), primary_key=True),
     Column("offer", Integer, primary_key=True),
     Column("model", String(128), primary_key=True),
+)
+groups = Table(
+    "offer_groups",
+    metadata,
+    Column("node_id", String(41), primary_key=True),
+    Column("offer", Integer, primary_key=True),
+    Column("word", String(128), primary_key=True),
 )
 # `node_id` shows this offer to `audience`: a node id, or EVERYONE.
 audiences = Table(

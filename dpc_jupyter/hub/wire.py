@@ -18,6 +18,8 @@ from dpc_jupyter.errors import UriError
 PAYLOAD_LIMIT_BYTES = 64 * 1024
 # With the envelope around it: ids, a session, and the field names.
 MESSAGE_LIMIT_BYTES = PAYLOAD_LIMIT_BYTES + 1024
+# Of all lists of an advert together: what a lab of a hundred people and twenty models needs, several times.
+WORDS_LIMIT, OFFERS_LIMIT = 1024, 64
 NODE_ID = r"dpc-node-[0-9a-f]{32}"
 SESSION = r"[0-9A-Za-z_.-]{0,64}"
 # Close codes for private use (RFC 6455 section 7.4.2), after the HTTP statuses that mean the same.

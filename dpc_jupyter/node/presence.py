@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
 from dpc_jupyter.hub.adverts import Advert, FoundNode, Offer
 from dpc_jupyter.hub.trust import is_loopback
+from dpc_jupyter.hub.wire import OFFERS_LIMIT, WORDS_LIMIT
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.node.directory import PeerUri, is_any_address
 from dpc_jupyter.node.links import Links
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from dpc_jupyter.hub.client import HubState
     from dpc_jupyter.node.rendezvous import Rendezvous
 
-# A hub takes 1,024 words an advert.
 _ADVERT_NODES, _ADVERT_MODELS = 256, 64
 
 _log = logging.getLogger(__name__)
@@ -34,6 +34,18 @@ _log = logging.getLogger(__name__)
 
 def _about_hub(state: HubState) -> str:
     return f"online at {state.origin}" if state.online else f"not online at {state.origin}: {state.reason}"
+
+
+def _fitting(offers: Iterable[Offer]) -> tuple[Offer, ...]:
+    """As many as an advert holds; who is let in where nearly everybody has rules of his own connects by address."""
+    found: list[Offer] = []
+    words = 0
+    for offer in offers:
+        words += offer.words
+        if len(found) == OFFERS_LIMIT or words > WORDS_LIMIT:
+            break
+        found.append(offer)
+    return tuple(found)
 
 
 class Presence:
@@ -149,11 +161,11 @@ class Presence:
             return
         rules, now = self._rules(), dt.datetime.now(dt.UTC)
         names = list(dict.fromkeys(model.name for _, model in await self._registry.offers()))
-        viewers: dict[tuple[str, ...], list[str]] = {}
+        viewers: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
         for node_id in rules.let_in(now)[:_ADVERT_NODES] if not rules.paused else ():
             models = tuple(rules.get_available_models_for_peer(node_id, names, now))[:_ADVERT_MODELS]
-            viewers.setdefault(models, []).append(node_id)
-        offers = tuple(Offer(models, tuple(ids)) for models, ids in viewers.items() if models)
+            viewers.setdefault((models, rules.groups_of(node_id)), []).append(node_id)
+        offers = _fitting(Offer(models, tuple(ids), groups) for (models, groups), ids in viewers.items() if models)
         if offers != self._advertised:
             with suppress(DpcError):  # the hub's state says it; the next look tries again
                 await self.hub.advertise(Advert(offers) if offers else None)

@@ -19,7 +19,7 @@ from hub.raw_node import answer, offer
 from hub.running_hub import RunningHub
 from hub.services import free_port
 
-ADVERT = Advert((Offer(("llama3.1:8b",), None),), ("lab",))
+ADVERT = Advert((Offer(("llama3.1:8b",), None, ("lab",)),))
 
 
 async def test_two_nodes_call_each_other(hub: RunningHub, host_id: Identity, guest_id: Identity) -> None:

@@ -29,8 +29,8 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def advert(name: str, *offers: tuple[list[str], Any], groups: list[str] = []) -> Advert:  # noqa: B006
-    shown = [{"models": models, "visible_to": visible_to} for models, visible_to in offers]
-    return Advert.model_validate({"name": name, "groups": groups, "offers": shown})
+    shown = [{"models": models, "groups": groups, "visible_to": visible_to} for models, visible_to in offers]
+    return Advert.model_validate({"name": name, "offers": shown})
 
 
 async def come(kept: Storage, node_id: str, hub_id: str = "h1", session: str = "s") -> str:
@@ -81,6 +81,16 @@ async def test_a_search_matches_parts_literally_and_groups_whole(kept: Storage) 
         {"name": "' OR 1"},
     ):
         assert not await found(kept, B, **terms), terms
+
+
+async def test_a_group_is_shown_to_those_whom_it_lets_in_and_found_by_nobody_else(kept: Storage) -> None:
+    await come(kept, A)
+    offers = [{"models": ["m"], "groups": [group], "visible_to": [node]} for group, node in (("lab", B), ("club", C))]
+    await kept.put_advert(A, Advert.model_validate({"name": "anna", "offers": offers}))
+    for viewer, own, other in ((B, "lab", "club"), (C, "club", "lab")):
+        assert await found(kept, viewer, group=own) and not await found(kept, viewer, group=other)
+        (node,) = (await kept.search(viewer, model="", name="", group="")).nodes
+        assert node.groups == [own]
 
 
 async def test_who_is_offline_is_not_found(kept: Storage) -> None:
@@ -159,14 +169,14 @@ def nodes(start_hub: Start, host_id: Identity, guest_id: Identity) -> Iterator[t
     yield RawNode(url, host_id), RawNode(url, guest_id)
 
 
-ADVERT = {"name": "anna", "groups": [], "offers": [{"models": ["m"], "visible_to": "everyone"}]}
+ADVERT = {"name": "anna", "offers": [{"models": ["m"], "visible_to": "everyone"}]}
 
 
 async def test_words_are_made_safe_before_they_are_kept(nodes: tuple[RawNode, RawNode]) -> None:
     anna, ben = nodes
     token = anna.token()
     async with await anna.open(token):
-        surrogate = json.dumps(ADVERT | {"groups": ["g\ud800"]})
+        surrogate = json.dumps(ADVERT | {"offers": [{"models": [], "groups": ["g\ud800"], "visible_to": "everyone"}]})
         assert anna.call("PUT", "/me", token, content=surrogate).status_code in (204, 422)
         hostile = ADVERT | {"name": "an\x1b[31mna\x00\u202e"}
         assert anna.call("PUT", "/me", token, json=hostile).status_code == 204

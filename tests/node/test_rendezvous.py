@@ -13,10 +13,12 @@ from hub.running_hub import RunningHub
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.errors import ConfigError, ConnectError, DpcError, InvitationError
 from dpc_jupyter.home import Home
-from dpc_jupyter.hub.adverts import FoundNode
+from dpc_jupyter.hub.adverts import FoundNode, Offer
 from dpc_jupyter.hub.trust import Trust
+from dpc_jupyter.hub.wire import OFFERS_LIMIT, WORDS_LIMIT
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.network import Network, set_hub
+from dpc_jupyter.node.presence import _fitting
 from dpc_jupyter.node.whereabouts import machine_addresses
 from node.conftest import MakeHome, MakeNode, Pair
 from node.stub import PIECE, StubEngine
@@ -46,10 +48,10 @@ async def node_at(hub: RunningHub, home: Home, name: str, *engines: StubEngine, 
     return node
 
 
-async def found_by(asker: CoreService) -> FoundNode:
+async def found_by(asker: CoreService, group: str = "") -> FoundNode:
     """An advert follows the rules within some seconds."""
     for _ in range(300):
-        for found in await asker.search(model="stub-1"):
+        for found in await asker.search(model="stub-1", group=group):
             return found
         await asyncio.sleep(0.1)
     raise AssertionError("nobody was found")
@@ -78,7 +80,11 @@ async def test_a_host_without_a_port_is_found_called_and_answers(
         assert (await asker.connect("anna")).node_id == pair.host_id
         # What the hub shows is what the access file allows.
         found = await found_by(asker)
-        assert (found.node_id, found.models) == (pair.host_id, ("stub-1", "stub-2"))
+        assert (found.node_id, found.models, found.groups) == (pair.host_id, ("stub-1", "stub-2"), ())
+        lab = {"node_groups": {"lab": [pair.asker_id], "club": []}}
+        allowed = {"enabled": True, "allow_groups": ["lab", "club"]}
+        host.home.edit_access(lambda document: {**document, **lab, "compute": allowed})
+        assert (await found_by(asker, group="lab")).groups == ("lab",), "what lets the asker in, and no more"
         # A hub that dies takes no link with it, and nodes are back with it.
         hub.kill()
         assert (await pair.ask().complete()).text == PIECE * 4
@@ -101,6 +107,15 @@ async def test_who_is_not_online_is_said_by_name_and_at_once(
             await asker.connect(absent.load_identity().node_id)
     finally:
         await asker.stop()
+
+
+def test_an_advert_holds_what_a_hub_takes() -> None:
+    each = [
+        Offer(tuple(f"m{number}" for number in range(60)), (f"dpc-node-{number:032x}",), ()) for number in range(70)
+    ]
+    fitting = _fitting(each)
+    assert fitting == tuple(each[:16]) and sum(offer.words for offer in fitting) <= WORDS_LIMIT
+    assert len(_fitting(Offer(("m",), ("n",)) for _ in range(70))) == OFFERS_LIMIT
 
 
 async def test_a_node_without_a_hub_says_how_to_set_one(make_node: MakeNode) -> None:
