@@ -78,7 +78,7 @@ def test_the_hub_is_searched_from_a_cell(
         assert kernel.ok("%dpc_hub search --model llama").stdout.startswith("The hub shows nobody such to you.")
 
 
-def test_a_face_finds_a_host_by_name_or_model_at_the_hub_and_links_to_it_by_its_id(
+def test_a_face_finds_a_host_by_name_model_or_group_at_the_hub_and_links_to_it_by_its_id(
     notebook: Notebook, screen: Screen, asker: Identity, asker_home: Home, hub: RunningHub, tmp_path: Path
 ) -> None:
     notebook.node()
@@ -94,5 +94,9 @@ def test_a_face_finds_a_host_by_name_or_model_at_the_hub_and_links_to_it_by_its_
             time.sleep(0.6)  # searches are counted
         assert screen.call("find", words="NN") == screen.call("find", words="ub-1") == [anna]
         assert screen.call("find", words="stub-2") == screen.call("find", words="x" * 500) == []
+        lab = {"node_groups": {"lab": [asker.node_id]}, "compute": {"enabled": True, "allow_groups": ["lab"]}}
+        node.service.home.edit_access(lambda document: document | lab)
+        while screen.call("find", words="lab") != [anna]:
+            time.sleep(0.6)
         screen.call("connect", address=anna["id"])
         assert screen.host(node.status().node_id, state="ready")["name"] == "anna"

@@ -74,12 +74,13 @@ class Calls:
         node.run(node.service.disconnect(host))
 
     def find(self, words: str = "") -> list[FoundView]:
-        """Who is online at the hub and has these words in the name, or in that of a model; without words, everybody."""
+        """Who is online at the hub: everybody, or who has these words in the name or a model's, or lets in that group."""
         node = self._running()
         words = label(words, NAME_CHARS)
         found = [*node.run(node.service.search(name=words))]
         if words:
             found += node.run(node.service.search(model=words))
+            found += node.run(node.service.search(group=words))
         return found_views(found)
 
     def share(self, on: bool) -> dict[str, str | None]:
