@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hub.running_hub import RunningHub
@@ -78,6 +79,14 @@ def test_the_hub_is_searched_from_a_cell(
         assert kernel.ok("%dpc_hub search --model llama").stdout.startswith("The hub shows nobody such to you.")
 
 
+def found_by(screen: Screen, words: str) -> Any:
+    for _ in range(40):
+        if found := screen.call("find", words=words):
+            return found
+        time.sleep(0.6)  # searches are counted
+    raise AssertionError("nobody was found")
+
+
 def test_a_face_finds_a_host_by_name_model_or_group_at_the_hub_and_links_to_it_by_its_id(
     notebook: Notebook, screen: Screen, asker: Identity, asker_home: Home, hub: RunningHub, tmp_path: Path
 ) -> None:
@@ -90,13 +99,11 @@ def test_a_face_finds_a_host_by_name_model_or_group_at_the_hub_and_links_to_it_b
     screen.shows("node", hub=f"online at {hub.url}")
     with host_at(hub, tmp_path / "host", asker) as node:
         anna = {"id": node.status().node_id, "name": "anna", "models": ["stub-1"]}
-        while not screen.call("find"):
-            time.sleep(0.6)  # searches are counted
+        assert found_by(screen, "") == [anna]
         assert screen.call("find", words="NN") == screen.call("find", words="ub-1") == [anna]
         assert screen.call("find", words="stub-2") == screen.call("find", words="x" * 500) == []
         lab = {"node_groups": {"lab": [asker.node_id]}, "compute": {"enabled": True, "allow_groups": ["lab"]}}
         node.service.home.edit_access(lambda document: document | lab)
-        while screen.call("find", words="lab") != [anna]:
-            time.sleep(0.6)
+        assert found_by(screen, "lab") == [anna]
         screen.call("connect", address=anna["id"])
         assert screen.host(node.status().node_id, state="ready")["name"] == "anna"
