@@ -307,7 +307,10 @@ async def test_sending_to_a_peer_that_said_goodbye_does_nothing(
 
 
 @pytest.mark.parametrize("how", ["it is closed", "a goodbye comes", "its peer breaks a rule"])
-async def test_a_link_ends_although_an_outbox_has_more_to_say(linked: tuple[Stub, Stub, Peer, Peer], how: str) -> None:
+async def test_a_link_ends_although_an_outbox_has_more_to_say(
+    linked: tuple[Stub, Stub, Peer, Peer], how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpc_jupyter.node.peer.READ_TURN_S", 60.0)  # all of it in this turn, on a busy machine too
     host, guest, peer, theirs = linked
     box = Box(peer, 1)
     peer.send_when_room(box)
