@@ -82,12 +82,11 @@ class Reach:
         return await self._reach(node_id, ways, name)
 
     async def connect_by(self, invitation: Invitation, name: str | None, timeout_s: float) -> Peer:
-        """Link to the host of an invitation; PeerNotConnected where the line names no way that this node has."""
+        """Link to the host of an invitation: by the addresses that it names, and as to every other."""
         uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
-        ways = [self._direct(uri, timeout_s) for uri in uris] + self._over_hub(invitation.node_id, timeout_s)
-        if not ways:
-            raise PeerNotConnected("It names no address, and this node has no hub.")
-        return await self._reach(invitation.node_id, ways, name)
+        named = [self._direct(uri, timeout_s) for uri in uris]
+        ways = {way.name: way for way in (*named, *self._ways_to(invitation.node_id, timeout_s))}
+        return await self._reach(invitation.node_id, list(ways.values()), name)
 
     def attempts(self, node_id: str) -> tuple[Attempt, ...]:
         """As `CoreService.attempts`."""
