@@ -74,7 +74,7 @@ class Calls:
         node.run(node.service.disconnect(host))
 
     def find(self, words: str = "") -> list[FoundView]:
-        """Who is online at the hub: everybody, or who has these words in the name or a model's, or lets in that group."""
+        """Who is online at the hub: everybody, or who has these words in the name, in a model, or as a group."""
         node = self._running()
         words = label(words, NAME_CHARS)
         found = [*node.run(node.service.search(name=words))]
