@@ -132,7 +132,12 @@ class Reach:
         found = await find(node_id)
         if not found:
             raise NotAnnounced("It is not in the local network: use its dpc:// address once.")
-        peer, _ = await climb([self._direct(PeerUri(host, port, node_id), timeout_s) for host, port in found])
+        try:
+            peer, _ = await climb([self._direct(PeerUri(host, port, node_id), timeout_s) for host, port in found])
+        except NobodyListens as error:  # anybody announces: only an address of its own says that a node has ended
+            raise NotAnnounced(str(error)) from error
+        # And whoever announces may pass everything on: in this network, not for ever between two that know each other.
+        peer.uri = None
         return peer
 
     def _over_hub(self, node_id: str, timeout_s: float) -> list[Way]:

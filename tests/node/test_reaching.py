@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
+from dpc_jupyter.errors import ConnectError, NobodyListens
 from dpc_jupyter.jupyter.faces.state import host_views
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.directory import PeerUri
@@ -100,7 +102,7 @@ async def test_a_link_over_a_relay_moves_to_a_better_way_once_there_is_one_and_a
     assert not stream.away
     (status,) = [peer for peer in trio.bob.peers() if peer.node_id == relayed.node_id]
     assert reached(status) == f"by TLS at 127.0.0.1:{uri.port}" and status.models == relayed.offers != ()
-    await until(lambda: trio.bob.directory.known[status.node_id]["by"] == f"TLS at 127.0.0.1:{uri.port}")
+    await until(lambda: trio.bob.directory.known[status.node_id].get("by") == f"TLS at 127.0.0.1:{uri.port}")
     trio.engine.gate.set()
     assert (await stream.complete()).text == PIECE * 4
     assert len(trio.engine.seen) == 1
@@ -116,3 +118,39 @@ async def test_a_link_over_a_relay_beside_a_better_one_is_no_twin_of_it(trio: Tr
     await trio.bob.connect(trio.anna.identity.node_id)
     links = [peer for peer in trio.bob._links.peers if peer.node_id == trio.anna.identity.node_id]
     assert sorted((peer.outgoing, peer.rank) for peer in links) == [(False, 0), (True, 2)]
+
+
+def nearby(node: CoreService, monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    """Announced in the local network of this node, by whomever."""
+
+    async def find(_: str) -> tuple[tuple[str, int], ...]:
+        return addresses
+
+    monkeypatch.setattr("dpc_jupyter.transports.lan.find", find)
+    monkeypatch.setattr(node._presence, "_network", replace(node._presence._network, lan=True))
+
+
+async def test_where_the_local_network_leads_is_not_kept_for_other_networks(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever announces a friend's id and passes everything on would be between the two for ever, wherever they are."""
+    host, asker = await make_node("anna", StubEngine(), listen=True), await make_node("bob")
+    assert host.uri is not None
+    host_id, between = host.identity.node_id, (host.uri.host, host.uri.port)
+    own = PeerUri("127.0.0.1", closed_port(), host_id)
+    asker.directory.remember(host_id, own, "anna", "anna")
+    nearby(asker, monkeypatch, between)
+    status = await asker.connect("anna")
+    assert reached(status) == f"by TLS at 127.0.0.1:{host.uri.port}"
+    assert asker.directory.uris_of(host_id) == [own]
+    assert asker.directory.known[host_id]["by"] == "TLS in the local network"
+
+
+async def test_an_announcement_cannot_say_that_a_host_has_ended(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, asker = await make_node("anna", StubEngine(), listen=True), await make_node("bob")
+    nearby(asker, monkeypatch, ("127.0.0.1", closed_port()))
+    with pytest.raises(ConnectError) as caught:
+        await asker.connect(host.identity.node_id)
+    assert not isinstance(caught.value, NobodyListens)
