@@ -6,17 +6,19 @@ import asyncio
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
-from dpc_jupyter.errors import ConnectError, NobodyListens
+from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced
 from dpc_jupyter.jupyter.faces.state import host_views
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.directory import PeerUri
-from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.node.ladder import Attempt, Way, climb
+from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.protocol.messages import RelayPeer
 from dpc_jupyter.wording import reached, tried
-from node.conftest import MakeNode
+from node.conftest import MakeNode, Pair
 from node.stub import PIECE, StubEngine
 from node.test_relays import Trio
 from node.test_relays import trio as trio  # the fixture
@@ -154,3 +156,48 @@ async def test_an_announcement_cannot_say_that_a_host_has_ended(
     with pytest.raises(ConnectError) as caught:
         await asker.connect(host.identity.node_id)
     assert not isinstance(caught.value, NobodyListens)
+
+
+async def test_an_impostor_at_one_way_does_not_end_the_wait_for_a_host_that_is_away(
+    allowed: Pair, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar = await make_node("liar", listen=True)
+    assert liar.uri is not None
+    nearby(allowed.asker, monkeypatch, (liar.uri.host, liar.uri.port))
+    connect, tried = allowed.asker._links.connect, []
+
+    async def cut_off(uri: PeerUri, timeout_s: float) -> Peer:
+        tried.append(uri.port)
+        if uri.port != liar.uri.port and len(tried) < 10:  # type: ignore[union-attr]
+            raise ConnectError("Network is unreachable.")
+        return await connect(uri, timeout_s)
+
+    monkeypatch.setattr(allowed.asker._links, "connect", cut_off)
+    allowed.engine.hold()
+    stream = await allowed.started()
+    allowed.asker_link._stream.abort()
+    await until(lambda: stream.done or len(tried) >= 10)
+    allowed.engine.gate.set()
+    assert (await stream.complete()).text == PIECE * 4
+    assert liar.uri.port in tried
+
+
+async def test_no_way_is_a_refusal_only_if_each_one_is() -> None:
+    async def fail(error: DpcError) -> Peer:
+        raise error
+
+    def ways(*errors: DpcError) -> list[Way]:
+        return [Way(f"way {number}", partial(fail, error)) for number, error in enumerate(errors)]
+
+    away, other, gone = ConnectError("away"), HandshakeError("another"), NobodyListens("gone")
+    for errors, kind in {
+        (other, other): HandshakeError,
+        (other, NotAnnounced("here"), other): HandshakeError,
+        (away, other): ConnectError,
+        (gone, other): ConnectError,
+        (gone, gone): NobodyListens,
+        (NotAnnounced("here"), NotAnnounced("here")): ConnectError,
+    }.items():
+        with pytest.raises(DpcError) as caught:
+            await climb(ways(*errors), 0.001)
+        assert type(caught.value) is kind
