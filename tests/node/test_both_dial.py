@@ -81,10 +81,11 @@ async def test_who_dialled_us_as_a_stranger_and_is_dialled_by_us_is_none_any_mor
     host.access.set_sharing(True)
     await host.connect(str(asker.uri))
     (link,) = asker._links.peers
-    assert link.stranger
+    strangers = [link.stranger]
     await asyncio.sleep(0.05)  # it says what it offers, which is not heard
     await asker.connect(str(host.uri))
-    assert asker._links.peers == [link] and not link.stranger
+    strangers.append(link.stranger)
+    assert asker._links.peers == [link] and strangers == [True, False]
     await until(lambda: link.offers)
 
 
