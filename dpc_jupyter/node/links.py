@@ -91,7 +91,7 @@ class Links:
         self._listener: Listener | None = None
         self._inner: Listener | None = None  # for those whom a relay brings; the other one's gate is its own
         self._ice = ice
-        self._answerer = Answerer(identity, ice, self._answered)
+        self._answerer = Answerer(identity, ice, self._answered, self.knows)
         self._half_open: dict[Peer, HalfOpen] = {}
         self._dialling: dict[Peer, asyncio.Future[Peer]] = {}
         self._peers: dict[tuple[str, str, bool], Peer] = {}
@@ -111,6 +111,10 @@ class Links:
         """The link by which to ask a node: one that offers models first, then one that we dialled, then the newest."""
         links = [peer for peer in self._peers.values() if peer.node_id == node_id]
         return max(reversed(links), key=lambda peer: (bool(peer.offers), peer.dialled), default=None)
+
+    def knows(self, node_id: str) -> bool:
+        """Whether the owner lets this node in."""
+        return self._node.is_known(node_id)
 
     def listen(self, host: str, port: int) -> PeerUri:
         """Accept peers.
