@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from itertools import zip_longest
+from typing import cast
 
 import ifaddr
 from zeroconf import Error, ServiceStateChange, Zeroconf
@@ -27,6 +28,8 @@ _SERVICES_LIMIT, _ADDRESSES_LIMIT = 16, 8
 _LOOK_EVERY_S = 3.0
 
 _log = logging.getLogger(__name__)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 async def announce(node_id: str, session: str, host: str, port: int) -> None:
@@ -116,10 +119,44 @@ def _of_others(addresses: Iterable[str]) -> list[str]:
     return [str(ip) for ip in sorted(found, key=lambda ip: ip.version)]
 
 
+class _OnLink(asyncio.DatagramProtocol):
+    """In front of zeroconf, which hears anybody who reaches the port: RFC 6762 section 11 lets nobody in from outside.
+
+    It would tell the whole internet where this node is, and answer in seven times as many bytes whomever a datagram
+    names as its sender.
+    """
+
+    def __init__(self, behind: asyncio.DatagramProtocol, networks: Sequence[Network]) -> None:
+        self._behind = behind
+        self._networks = networks
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        ip = ipaddress.ip_address(addr[0].partition("%")[0])
+        if any(ip in network for network in self._networks):
+            self._behind.datagram_received(data, addr)
+
+    def error_received(self, exc: Exception) -> None:
+        self._behind.error_received(exc)
+
+
+def _networks() -> list[Network]:
+    """In which this machine is."""
+    ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    return [
+        ipaddress.ip_network((ip.ip if isinstance(ip.ip, str) else ip.ip[0], ip.network_prefix), strict=False)
+        for ip in ips
+    ]
+
+
 @asynccontextmanager
 async def _opened() -> AsyncIterator[AsyncZeroconf]:
     mdns = AsyncZeroconf()
     try:
+        await mdns.zeroconf.async_wait_for_start()
+        networks = _networks()
+        for reader in mdns.zeroconf.engine.readers:
+            behind = cast(asyncio.DatagramProtocol, reader.transport.get_protocol())
+            reader.transport.set_protocol(_OnLink(behind, networks))
         yield mdns
     finally:
         await mdns.async_close()

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -138,6 +142,25 @@ async def test_a_laptop_is_announced_under_its_new_address(tell: Tell, monkeypat
         if (addresses := await find(NODE)) == (("192.0.2.8", 8889),):
             break
     assert addresses == (("192.0.2.8", 8889),)
+
+
+@pytest.mark.parametrize(("network", "heard"), [("127.0.0.0/8", True), ("10.71.0.0/16", False)])
+async def test_who_is_in_no_network_of_this_machine_is_not_heard(
+    tell: Tell, monkeypatch: pytest.MonkeyPatch, network: str, heard: bool
+) -> None:
+    monkeypatch.setattr(lan, "_networks", lambda: [ipaddress.ip_network(network), ipaddress.ip_network("fd00:71::/64")])
+    question = struct.pack(">6H", 7, 0, 1, 0, 0, 0) + b"\4_dpc\4_tcp\5local\0" + struct.pack(">2H", 12, 1)
+    tell()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        asking.setblocking(False)
+        answer = b""
+        for _ in range(40):  # as from anywhere: straight to the port, and not from it
+            asking.sendto(question, ("127.0.0.1", 5353))
+            await asyncio.sleep(0.1)
+            with suppress(BlockingIOError):
+                answer = asking.recv(9000)
+                break
+    assert (NODE.encode() in answer) is heard
 
 
 async def test_a_network_without_multicast_is_no_error(tell: Tell, monkeypatch: pytest.MonkeyPatch) -> None:
