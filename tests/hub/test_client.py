@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import subprocess
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -316,6 +318,20 @@ async def test_an_answer_without_end_is_cut(host_id: Identity) -> None:
         with pytest.raises(ConnectError, match="too long"):
             await node.client.search()
         await node.client.close()
+
+
+async def test_an_answer_that_is_packed_is_not_unpacked(host_id: Identity) -> None:
+    packed = gzip.compress(gzip.compress(bytes(64 * 2**20)))
+    more = "Content-Encoding: gzip, gzip\r\n"
+    async with hostile(lambda request: http(packed, more=more)) as url:
+        node = Node(url, host_id)
+        tracemalloc.start()
+        with pytest.raises(ConnectError, match="not one of a hub"):
+            await node.client.search()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        await node.client.close()
+    assert most < 16 * 2**20
 
 
 @pytest.mark.parametrize("status", ["302 Found\r\nLocation: http://127.0.0.1:1/", "403 No", "101 Switching", "500 x"])
