@@ -166,6 +166,10 @@ class Rules:
         """The owner's name for a node, or the id itself."""
         return str(self._nodes.get(node_id, {}).get("name", node_id))
 
+    def names(self) -> dict[str, str]:
+        """Every node that the owner has named, and how."""
+        return {node_id: str(settings["name"]) for node_id, settings in self._nodes.items() if settings.get("name")}
+
     def node_by_name(self, name: str) -> str | None:
         """The node that the owner calls `name`.
 

@@ -165,7 +165,7 @@ class Account:
         body = bytearray()
         try:
             async with http.stream(method, path, headers=headers, **more) as response:
-                async for piece in response.aiter_bytes():
+                async for piece in response.aiter_raw():  # packed twice, two kilobytes would be two gigabytes
                     body += piece
                     if len(body) > _ANSWER_LIMIT_BYTES:
                         raise ConnectError(f"The answer of the hub at {self.origin} is too long.")
@@ -181,6 +181,7 @@ class Account:
             try:
                 self._http = httpx.AsyncClient(
                     base_url=self.origin,
+                    headers={"Accept-Encoding": "identity"},
                     verify=self._context or False,  # plain HTTP, on this machine: no certificates to load
                     timeout=_TIMEOUT_S,
                     trust_env=not self._direct,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,8 +18,10 @@ from websockets.exceptions import ConnectionClosed
 from dpc_jupyter.errors import ConfigError, ConnectError, DpcError, HandshakeError
 from dpc_jupyter.hub.account import Account, read
 from dpc_jupyter.hub.adverts import Advert, FoundNode, FoundNodes, Offer
+from dpc_jupyter.hub.limits import Rate
 from dpc_jupyter.hub.trust import Trust
 from dpc_jupyter.hub.wire import (
+    NODE_ID,
     PAYLOAD_LIMIT_BYTES,
     REPLACED,
     ErrorFromHub,
@@ -32,7 +35,6 @@ from dpc_jupyter.hub.wire import (
 )
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.sanitize import label
-from dpc_jupyter.scheduling import FrameBudget
 
 __all__ = ["Advert", "FoundNode", "HubClient", "HubState", "Offer", "Signal", "Trust"]
 
@@ -40,8 +42,11 @@ __all__ = ["Advert", "FoundNode", "HubClient", "HubState", "Offer", "Signal", "T
 _WAIT_MAX_S = 4.0
 # For an advert or a token that the hub did not take; a token has three minutes left then.
 _TRY_AGAIN_S = 30.0
-# Signals a second that a hub, which may lie, can make this node look at; a burst is a class that starts at once.
-_SIGNALS_PER_S, _SIGNALS_AT_ONCE = 50.0, 200.0
+# Signals a second that a hub, which may lie, can make this node look at, and a class that starts at once: of those whom
+# this node awaits, and as many of all others, for keys are free.
+_SIGNALS = (50.0, 200.0)
+# As our hub writes it: who it is about is looked up before anything is read.
+_WHOSE = re.compile(rf'\{{"type":"(?:signal|error)","(?:sender|target)_node_id":"({NODE_ID})"')
 _log = logging.getLogger(__name__)
 
 
@@ -85,6 +90,8 @@ class HubClient:
         False for a node that only asks: offers go to the sessions of its owner that host.
     trust : Trust
         How the hub's certificate is checked.
+    awaits : callable
+        Whether a node's signals are wanted, and are not to be drowned by those of others.
     """
 
     def __init__(
@@ -99,6 +106,7 @@ class HubClient:
         on_state: Callable[[HubState], None] | None = None,
         takes_offers: bool = True,
         trust: Trust = Trust(),  # noqa: B008  frozen
+        awaits: Callable[[str], bool] = lambda _: False,
     ) -> None:
         assert is_session(session)
         self._account = Account(origin_of(url), identity, trust)
@@ -108,7 +116,8 @@ class HubClient:
         self._state = HubState(self._account.origin, False, "It is being called.", time.time())
         self._advert: dict[str, Any] | None = None
         self._socket: ClientConnection | None = None
-        self._heard = FrameBudget(time.monotonic, _SIGNALS_PER_S, _SIGNALS_AT_ONCE)
+        self._awaits = awaits
+        self._heard = Rate(_SIGNALS, time.monotonic)
         self._running: asyncio.Task[None] | None = None
 
     @property
@@ -239,7 +248,8 @@ class HubClient:
             raise ConnectError(f"The hub at {self._account.origin} was lost: {label(str(error), 200)}") from error
 
     def _hear(self, text: str | bytes) -> None:
-        if self._heard.spend("") > 0:
+        whose = _WHOSE.match(text) if isinstance(text, str) else None
+        if self._heard.take("awaited" if whose is not None and self._awaits(whose[1]) else ""):
             return
         message: SignalHeard | ErrorFromHub = read(text, SignalHeard | ErrorFromHub)  # type: ignore[arg-type]
         if not is_node_id(message.sender_node_id if isinstance(message, SignalHeard) else message.target_node_id):

@@ -469,7 +469,7 @@ class CoreService:
         """From the links."""
         newer.offers, newer.load = older.offers, older.load  # it is asked, and until then nothing flickers
         self._requester.move(older, newer)
-        self._let_go(older, "")
+        self._let_go(older, "it connected anew, and cannot go on with what was open")
 
     def peer_said(self, peer: Peer, message: Message | BadRequest) -> None:
         """From the links."""

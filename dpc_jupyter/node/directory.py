@@ -137,8 +137,16 @@ class Directory:
         node_id = peer if isinstance(peer, str) else peer.node_id
         owners = self._rules().name_of(node_id)
         given = owners if owners != node_id else self._known.get(node_id, {}).get("name")
-        claimed = peer.name if isinstance(peer, Peer) else ""
-        return label(given or claimed) or short(node_id)
+        claimed = peer.name if isinstance(peer, Peer) and not given else ""
+        return label(given or ("" if self._is_anothers(claimed, node_id) else claimed)) or short(node_id)
+
+    def _is_anothers(self, claimed: str, node_id: str) -> bool:
+        """Whether a node claims what another one is called here: side by side they would be taken for each other."""
+        named = {n: entry.get("name") for n, entry in self._known.items()} | self._rules().names()
+        seen = label(claimed).casefold()
+        return bool(seen) and any(
+            n != node_id and label(str(name or "")).casefold() == seen for n, name in named.items()
+        )
 
     def uris_of(self, node_id: str) -> list[PeerUri]:
         """Where it was reached, the last address first: a home may run several nodes, each on a port of its own."""

@@ -45,7 +45,7 @@ async def climb(ways: Sequence[Way], stagger_s: float = STAGGER_S) -> tuple[Peer
     Raises
     ------
     HandshakeError
-        No way worked, and by one of them somebody else, or a refusal, answered.
+        No way worked, and by each of them somebody else, or a refusal, answered.
     ConnectError
         No way worked; the sentence tells each. `NobodyListens` where each one's machine says so.
     """
@@ -69,11 +69,10 @@ async def climb(ways: Sequence[Way], stagger_s: float = STAGGER_S) -> tuple[Peer
     if len(errors) == 1:
         raise errors[0]
     told = " ".join(f"{attempt.way}: {attempt.error}" for attempt in attempts)
-    kind: type[DpcError] = ConnectError
-    if any(isinstance(error, HandshakeError) for error in errors):
-        kind = HandshakeError
-    elif telling := [error for error in errors if not isinstance(error, NotAnnounced)]:
-        kind = NobodyListens if all(isinstance(error, NobodyListens) for error in telling) else ConnectError
+    telling = [error for error in errors if not isinstance(error, NotAnnounced)]
+    kinds: tuple[type[DpcError], ...] = (NobodyListens, HandshakeError)
+    # Whoever lies at one way must not speak for the others.
+    kind = next((kind for kind in kinds if telling and all(isinstance(e, kind) for e in telling)), ConnectError)
     raise kind(f"No way was found. {told}")
 
 

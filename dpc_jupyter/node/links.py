@@ -15,7 +15,7 @@ from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.whereabouts import machine_addresses
 from dpc_jupyter.protocol.connection import BadRequest, Connection
 from dpc_jupyter.protocol.handshake import SALT_BYTES, LoadKey
-from dpc_jupyter.protocol.messages import Ext, Message
+from dpc_jupyter.protocol.messages import Ext, GetProviders, Message
 from dpc_jupyter.scheduling import FrameBudget
 from dpc_jupyter.transports.base import ByteStream
 from dpc_jupyter.transports.data_channel import WebRtcStream
@@ -91,7 +91,7 @@ class Links:
         self._listener: Listener | None = None
         self._inner: Listener | None = None  # for those whom a relay brings; the other one's gate is its own
         self._ice = ice
-        self._answerer = Answerer(identity, ice, self._answered)
+        self._answerer = Answerer(identity, ice, self._answered, self.knows)
         self._half_open: dict[Peer, HalfOpen] = {}
         self._dialling: dict[Peer, asyncio.Future[Peer]] = {}
         self._peers: dict[tuple[str, str, bool], Peer] = {}
@@ -111,6 +111,10 @@ class Links:
         """The link by which to ask a node: one that offers models first, then one that we dialled, then the newest."""
         links = [peer for peer in self._peers.values() if peer.node_id == node_id]
         return max(reversed(links), key=lambda peer: (bool(peer.offers), peer.dialled), default=None)
+
+    def knows(self, node_id: str) -> bool:
+        """Whether the owner lets this node in."""
+        return self._node.is_known(node_id)
 
     def listen(self, host: str, port: int) -> PeerUri:
         """Accept peers.
@@ -287,13 +291,18 @@ class Links:
             peer.admit()
             self._leave_gate(peer)
         older = self._older(peer)
+        unheard = older is not None and older.stranger and peer.dialled
         if older is not None:
             older.dialled = peer.dialled = older.dialled or peer.dialled
+            for each in (older, peer):
+                each.stranger = each.stranger and not each.dialled
         stays = peer if older is None or not self._is_better(older, peer) else older
         if (waiting := self._dialling.get(peer)) is not None and not waiting.done():
             waiting.set_result(stays)
         if stays is not peer:
             peer.close("the link that its peer dialled at the same moment stays", lost=True)
+            if unheard:  # what it offered before we dialled it was a stranger's
+                stays.send(GetProviders())
             return
         if older is not None:
             del self._peers[_key(older)]

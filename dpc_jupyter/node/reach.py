@@ -16,7 +16,7 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from dpc_jupyter.errors import ConnectError, DpcError, NobodyListens, NotAnnounced, PeerNotConnected
+from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced, PeerNotConnected
 from dpc_jupyter.node.directory import Change, Directory, PeerUri
 from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.links import Links
@@ -131,7 +131,12 @@ class Reach:
         found = await find(node_id)
         if not found:
             raise NotAnnounced("It is not in the local network: use its dpc:// address once.")
-        peer, _ = await climb([self._direct(PeerUri(host, port, node_id), timeout_s) for host, port in found])
+        try:
+            peer, _ = await climb([self._direct(PeerUri(host, port, node_id), timeout_s) for host, port in found])
+        except (NobodyListens, HandshakeError) as error:  # anybody announces: that says nothing of other ways
+            raise NotAnnounced(str(error)) from error
+        # And whoever announces may pass everything on: in this network, not for ever between two that know each other.
+        peer.uri = None
         return peer
 
     def _over_hub(self, node_id: str, timeout_s: float) -> list[Way]:

@@ -17,7 +17,8 @@ from dpc_jupyter.node.network import Network
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.tasks import Tasks
 
-# Offers that are being answered at once; the links' own gate counts what they cost further on.
+# Offers that are being answered at once, half of them of nodes that nobody let in; the links' own gate counts what they
+# cost further on.
 _OFFERS_LIMIT = 64
 
 
@@ -64,6 +65,7 @@ class Rendezvous:
             on_state=on_state,
             takes_offers=takes_offers,
             trust=network.trust,
+            awaits=lambda node_id: node_id in self._awaited or links.knows(node_id),
         )
 
     @property
@@ -111,7 +113,7 @@ class Rendezvous:
 
     def _take(self, signal: Signal) -> None:
         if signal.payload.get("type") == "offer":
-            if len(self._tasks) < _OFFERS_LIMIT:
+            if len(self._tasks) < (_OFFERS_LIMIT if self._links.knows(signal.sender_node_id) else _OFFERS_LIMIT // 2):
                 self._tasks.spawn(self._answer(signal))
         elif (awaited := self._awaited.get(signal.sender_node_id)) is not None and not awaited.done():
             awaited.set_result(signal.payload)

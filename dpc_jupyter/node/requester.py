@@ -221,9 +221,9 @@ class Requester:
             held.stream.link_is_back()
 
     def move(self, older: Peer, newer: Peer) -> None:
-        """Go on over a newer link to the same node with what goes by an older one."""
+        """Go on over a newer link to the same node with what goes by an older one, if its node says that it can."""
         for held in self._pending_inference_requests.values():
-            if held.peer is older:
+            if held.peer is older and newer.resumes:
                 self._go_on(held, newer)
 
     def _go_on(self, held: _Open, peer: Peer) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from itertools import zip_longest
+from typing import cast
 
 import ifaddr
 from zeroconf import Error, ServiceStateChange, Zeroconf
@@ -21,11 +23,13 @@ FIND_S = 1.5
 # Whoever is first may lie: others are heard, too.
 _MORE_S = 0.2
 # A home may run several nodes, and anybody may announce more; a machine has an address in each of its networks.
-_SERVICES_LIMIT, _ADDRESSES_LIMIT = 4, 8
+_SERVICES_LIMIT, _ADDRESSES_LIMIT = 16, 8
 # A laptop changes networks, and is to be found in the new one.
 _LOOK_EVERY_S = 3.0
 
 _log = logging.getLogger(__name__)
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 async def announce(node_id: str, session: str, host: str, port: int) -> None:
@@ -63,28 +67,36 @@ async def _tell(info: AsyncServiceInfo, host: str, addresses: list[str]) -> None
 
 async def find(node_id: str, within_s: float = FIND_S) -> tuple[tuple[str, int], ...]:
     """Addresses and ports that are announced for a node id; empty if there are none within `within_s` seconds."""
-    loop = asyncio.get_running_loop()
-    heard: asyncio.Queue[str] = asyncio.Queue(_SERVICES_LIMIT)
-    found: dict[tuple[str, int], None] = {}
+    found: dict[str, list[tuple[str, int]]] = {}
+    asked: dict[str, asyncio.Task[None]] = {}
+    first = asyncio.Event()
+
+    async def ask(name: str) -> None:
+        with suppress(OSError, Error):  # anybody may announce what is no name: that ends nothing but its own question
+            info = AsyncServiceInfo(SERVICE, name)
+            await info.async_request(mdns.zeroconf, within_s * 1000)
+            if info.port and (addresses := _of_others(info.parsed_addresses())):
+                found[name] = [(address, info.port) for address in addresses]
+                first.set()
 
     def on_change(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
-        if state_change is ServiceStateChange.Added and name.startswith(f"{node_id}-") and not heard.full():
-            heard.put_nowait(name)
+        named = name.startswith(f"{node_id}-") and name not in asked
+        if state_change is ServiceStateChange.Added and named and len(asked) < _SERVICES_LIMIT:
+            asked[name] = asking.create_task(ask(name))
 
     with suppress(TimeoutError, OSError, Error):
-        async with asyncio.timeout(within_s) as limit, _opened() as mdns:
+        async with asyncio.timeout(within_s), _opened() as mdns, asyncio.TaskGroup() as asking:
             browser = AsyncServiceBrowser(mdns.zeroconf, [SERVICE], handlers=[on_change])
             try:
-                while True:
-                    info = AsyncServiceInfo(SERVICE, await heard.get())
-                    await info.async_request(mdns.zeroconf, within_s * 1000)
-                    for address in _of_others(info.parsed_addresses()) if info.port else ():
-                        found[address, info.port or 0] = None
-                    if found:
-                        limit.reschedule(min(limit.when() or 0.0, loop.time() + _MORE_S))
+                await first.wait()
+                await asyncio.sleep(_MORE_S)
             finally:
                 await browser.async_cancel()
-    return tuple(found)[:_ADDRESSES_LIMIT]
+                for each in asked.values():
+                    each.cancel()
+    # One address of each announcement, then the next: whoever announces forty hides nobody.
+    turns = zip_longest(*found.values())
+    return tuple(dict.fromkeys(each for turn in turns for each in turn if each is not None))[:_ADDRESSES_LIMIT]
 
 
 def _announced(host: str) -> list[str]:
@@ -99,15 +111,52 @@ def _of_others(addresses: Iterable[str]) -> list[str]:
     found = []
     for text in addresses:
         with suppress(ValueError):
-            if not ((ip := ipaddress.ip_address(text)).is_loopback or ip.is_link_local or ip.is_multicast):
+            ip = ipaddress.ip_address(text)
+            # Reserved are IPv6's spellings of an IPv4 address, too; the unspecified one leads to this machine itself.
+            here = ip.is_loopback or ip.is_link_local or ip.is_unspecified
+            if not (here or ip.is_multicast or ip.is_reserved):
                 found.append(ip)
     return [str(ip) for ip in sorted(found, key=lambda ip: ip.version)]
+
+
+class _OnLink(asyncio.DatagramProtocol):
+    """In front of zeroconf, which hears anybody who reaches the port: RFC 6762 section 11 lets nobody in from outside.
+
+    It would tell the whole internet where this node is, and answer in seven times as many bytes whomever a datagram
+    names as its sender.
+    """
+
+    def __init__(self, behind: asyncio.DatagramProtocol, networks: Sequence[Network]) -> None:
+        self._behind = behind
+        self._networks = networks
+
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        ip = ipaddress.ip_address(addr[0].partition("%")[0])
+        if any(ip in network for network in self._networks):
+            self._behind.datagram_received(data, addr)
+
+    def error_received(self, exc: Exception) -> None:
+        self._behind.error_received(exc)
+
+
+def _networks() -> list[Network]:
+    """In which this machine is."""
+    ips = [ip for adapter in ifaddr.get_adapters() for ip in adapter.ips]
+    return [
+        ipaddress.ip_network((ip.ip if isinstance(ip.ip, str) else ip.ip[0], ip.network_prefix), strict=False)
+        for ip in ips
+    ]
 
 
 @asynccontextmanager
 async def _opened() -> AsyncIterator[AsyncZeroconf]:
     mdns = AsyncZeroconf()
     try:
+        await mdns.zeroconf.async_wait_for_start()
+        networks = _networks()
+        for reader in mdns.zeroconf.engine.readers:
+            behind = cast(asyncio.DatagramProtocol, reader.transport.get_protocol())
+            reader.transport.set_protocol(_OnLink(behind, networks))
         yield mdns
     finally:
         await mdns.async_close()

@@ -90,19 +90,28 @@ class Answerer:
     ----------
     accepted : callable
         Gets each stream whose other end has proved its id. It calls ``done`` when that has finished its HELLO.
+    known : callable
+        Whether the owner lets a node in. Keys are free: who holds a hundred must not take the places of those.
     """
 
-    def __init__(self, identity: Identity, ice: IceConfig, accepted: Callable[[WebRtcStream, HalfOpen], None]) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        ice: IceConfig,
+        accepted: Callable[[WebRtcStream, HalfOpen], None],
+        known: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._identity = identity
         self._ice = ice
         self._accepted = accepted
-        self._gate = Gate(HALF_OPEN_LIMIT, HALF_OPEN_EACH)
+        self._known = known
+        self._gates = {is_known: Gate(HALF_OPEN_LIMIT, HALF_OPEN_EACH) for is_known in (True, False)}
         self._attempts: set[asyncio.Task[WebRtcStream]] = set()
 
     @property
     def half_open(self) -> int:
         """Peers that have not finished their HELLO."""
-        return len(self._gate)
+        return sum(map(len, self._gates.values()))
 
     async def take_offer(self, sender: str, payload: object, reply: Reply) -> None:
         """Answer an offer, until a stream is handed on.
@@ -122,7 +131,8 @@ class Answerer:
         attempt = asyncio.get_running_loop().create_task(self._answer(sender, payload, reply))
         self._attempts.add(attempt)
         attempt.add_done_callback(self._attempted)
-        place = self._gate.enter(partial(_cancel, attempt), sender, FIND_WAY_S)
+        gate = self._gates[self._known(sender)]
+        place = gate.enter(partial(_cancel, attempt), sender, FIND_WAY_S)
         try:
             await asyncio.wait({attempt})
         finally:
@@ -131,7 +141,7 @@ class Answerer:
         if attempt.cancelled():
             raise ConnectError(f"An offer of {sender} led to no link in time, or others needed its place.")
         stream = attempt.result()
-        self._accepted(stream, self._gate.enter(stream.abort, stream.peer_id, HANDSHAKE_S))
+        self._accepted(stream, gate.enter(stream.abort, stream.peer_id, HANDSHAKE_S))
 
     async def close(self) -> None:
         """Give up what is under way."""

@@ -1,17 +1,22 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import json
 import subprocess
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 from node.waiting import until
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
-from dpc_jupyter.hub.client import Advert, Offer, Trust
+from dpc_jupyter.hub.client import _SIGNALS, Advert, HubClient, Offer, Trust
+from dpc_jupyter.hub.limits import Rate
+from dpc_jupyter.hub.wire import SignalFromHub, encode
 from dpc_jupyter.identity import Identity
 from hub.conftest import Start
 from hub.online import Node, found, online
@@ -41,6 +46,28 @@ async def test_a_call_that_finds_nobody_is_told(hub: RunningHub, host_id: Identi
             await anna.client.signal(evil_id.node_id, offer("x" * 70_000))
     with pytest.raises(ConnectError, match="stopped"):
         await anna.client.signal(evil_id.node_id, offer())
+
+
+def test_a_flood_of_signals_drowns_neither_who_is_awaited_nor_what_comes_after_it(host_id: Identity) -> None:
+    """Keys are free: ten that each send what the hub lets through are 200 a second."""
+    heard: list[str] = []
+    stranger, friend, now = "dpc-node-" + "0" * 32, "dpc-node-" + "f" * 32, 0.0
+    client = HubClient(
+        *("http://127.0.0.1:1", host_id, "anna"),
+        on_signal=lambda signal: heard.append(signal.sender_node_id),
+        awaits=lambda node_id: node_id == friend,
+    )
+    client._heard = Rate(_SIGNALS, lambda: now)
+    for tick in range(60 * 200):
+        now += 1 / 200
+        client._hear(encode(SignalFromHub(stranger, msgspec.Raw(b"{}"))).decode())
+        if tick % 200 == 0:
+            client._hear(encode(SignalFromHub(friend, msgspec.Raw(b"{}"), "s")).decode())
+    assert heard.count(friend) == 60
+    assert 60 * 50 <= heard.count(stranger) <= 60 * 50 + 201
+    now += 0.1
+    client._hear(json.dumps({"sender_node_id": friend, "payload": {}, "type": "signal"}))  # as another hub spells it
+    assert heard.count(friend) == 61, "it is not deaf for as long as the flood has lasted"
 
 
 async def test_a_node_is_found_by_what_it_shows_while_it_is_online(
@@ -291,6 +318,20 @@ async def test_an_answer_without_end_is_cut(host_id: Identity) -> None:
         with pytest.raises(ConnectError, match="too long"):
             await node.client.search()
         await node.client.close()
+
+
+async def test_an_answer_that_is_packed_is_not_unpacked(host_id: Identity) -> None:
+    packed = gzip.compress(gzip.compress(bytes(64 * 2**20)))
+    more = "Content-Encoding: gzip, gzip\r\n"
+    async with hostile(lambda request: http(packed, more=more)) as url:
+        node = Node(url, host_id)
+        tracemalloc.start()
+        with pytest.raises(ConnectError, match="not one of a hub"):
+            await node.client.search()
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        await node.client.close()
+    assert most < 16 * 2**20
 
 
 @pytest.mark.parametrize("status", ["302 Found\r\nLocation: http://127.0.0.1:1/", "403 No", "101 Switching", "500 x"])

@@ -75,6 +75,21 @@ async def test_a_request_that_is_open_goes_on_over_the_link_that_stays(both: Two
     assert len(engine.seen) == 2
 
 
+async def test_who_dialled_us_as_a_stranger_and_is_dialled_by_us_is_none_any_more(make_node: MakeNode) -> None:
+    nodes = [await make_node(name, StubEngine(), listen=True) for name in ("anna", "bob")]
+    host, asker = sorted(nodes, key=lambda node: node.identity.node_id)  # so that the host's link is the one that stays
+    host.access.allow(asker.identity.node_id)
+    host.access.set_sharing(True)
+    await host.connect(str(asker.uri))
+    (link,) = asker._links.peers
+    strangers = [link.stranger]
+    await asyncio.sleep(0.05)  # it says what it offers, which is not heard
+    await asker.connect(str(host.uri))
+    strangers.append(link.stranger)
+    assert asker._links.peers == [link] and strangers == [True, False]
+    await until(lambda: link.offers)
+
+
 async def test_an_old_link_makes_room_whoever_dials_anew(both: Two, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(links, "_AT_ONCE_S", -1.0)
     anna, bob = both

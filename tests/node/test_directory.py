@@ -10,6 +10,8 @@ from dpc_jupyter.errors import HandshakeError, PeerNotConnected, UriError
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.node.directory import Directory, PeerUri, short
 from node.conftest import MakeHome, MakeNode, MakePair, Pair
+from node.stub import StubEngine
+from node.waiting import until
 
 ID = "dpc-node-" + "5a" * 16
 OTHER = "dpc-node-" + "5b" * 16
@@ -109,6 +111,25 @@ async def test_an_inbound_peer_that_claims_a_known_name_does_not_win(allowed: Pa
     assert victim.directory.find("anna", victim._links.peers) == allowed.host_id
     with pytest.raises(PeerNotConnected):
         allowed.host.directory.find("nobody-gave-this-name", allowed.host._links.peers)
+
+
+async def test_who_is_let_in_without_a_name_does_not_stand_among_the_hosts_under_a_friends(
+    allowed: Pair, make_node: MakeNode
+) -> None:
+    mallory, victim = await make_node("mallory", StubEngine()), await make_node("victim", listen=True)
+    mallory.access.allow(victim.identity.node_id)
+    mallory.access.set_sharing(True)
+    victim.access.set_sharing(True)
+    victim.access.allow(mallory.identity.node_id)
+    await victim.connect(str(allowed.host.uri), name="anna")
+    for claimed, shown in {"anna": short(mallory.identity.node_id), "An\u200bna ": "", "molly": "molly"}.items():
+        mallory._links._name = claimed
+        await mallory.connect(str(victim.uri))
+        await until(lambda: any(peer.models for peer in victim.peers()))
+        (told,) = [peer.name for peer in victim.peers() if peer.node_id == mallory.identity.node_id]
+        assert told == (shown or short(mallory.identity.node_id))
+        await mallory.disconnect(victim.identity.node_id)
+        await until(lambda: len(victim.peers()) == 1)
 
 
 async def test_an_inbound_peer_is_not_found_by_the_name_that_it_claims(make_pair: MakePair) -> None:

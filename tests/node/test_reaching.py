@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced
 from dpc_jupyter.jupyter.faces.state import host_views
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.directory import PeerUri
-from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.node.ladder import Attempt, Way, climb
+from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.protocol.messages import RelayPeer
 from dpc_jupyter.wording import reached, tried
-from node.conftest import MakeNode
+from node.conftest import MakeNode, Pair
 from node.stub import PIECE, StubEngine
 from node.test_relays import Trio
 from node.test_relays import trio as trio  # the fixture
@@ -100,7 +104,7 @@ async def test_a_link_over_a_relay_moves_to_a_better_way_once_there_is_one_and_a
     assert not stream.away
     (status,) = [peer for peer in trio.bob.peers() if peer.node_id == relayed.node_id]
     assert reached(status) == f"by TLS at 127.0.0.1:{uri.port}" and status.models == relayed.offers != ()
-    await until(lambda: trio.bob.directory.known[status.node_id]["by"] == f"TLS at 127.0.0.1:{uri.port}")
+    await until(lambda: trio.bob.directory.known[status.node_id].get("by") == f"TLS at 127.0.0.1:{uri.port}")
     trio.engine.gate.set()
     assert (await stream.complete()).text == PIECE * 4
     assert len(trio.engine.seen) == 1
@@ -116,3 +120,84 @@ async def test_a_link_over_a_relay_beside_a_better_one_is_no_twin_of_it(trio: Tr
     await trio.bob.connect(trio.anna.identity.node_id)
     links = [peer for peer in trio.bob._links.peers if peer.node_id == trio.anna.identity.node_id]
     assert sorted((peer.outgoing, peer.rank) for peer in links) == [(False, 0), (True, 2)]
+
+
+def nearby(node: CoreService, monkeypatch: pytest.MonkeyPatch, *addresses: tuple[str, int]) -> None:
+    """Announced in the local network of this node, by whomever."""
+
+    async def find(_: str) -> tuple[tuple[str, int], ...]:
+        return addresses
+
+    monkeypatch.setattr("dpc_jupyter.transports.lan.find", find)
+    monkeypatch.setattr(node._presence, "_network", replace(node._presence._network, lan=True))
+
+
+async def test_where_the_local_network_leads_is_not_kept_for_other_networks(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever announces a friend's id and passes everything on would be between the two for ever, wherever they are."""
+    host, asker = await make_node("anna", StubEngine(), listen=True), await make_node("bob")
+    assert host.uri is not None
+    host_id, between = host.identity.node_id, (host.uri.host, host.uri.port)
+    own = PeerUri("127.0.0.1", closed_port(), host_id)
+    asker.directory.remember(host_id, own, "anna", "anna")
+    nearby(asker, monkeypatch, between)
+    status = await asker.connect("anna")
+    assert reached(status) == f"by TLS at 127.0.0.1:{host.uri.port}"
+    assert asker.directory.uris_of(host_id) == [own]
+    assert asker.directory.known[host_id]["by"] == "TLS in the local network"
+
+
+async def test_an_announcement_cannot_say_that_a_host_has_ended(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, asker = await make_node("anna", StubEngine(), listen=True), await make_node("bob")
+    nearby(asker, monkeypatch, ("127.0.0.1", closed_port()))
+    with pytest.raises(ConnectError) as caught:
+        await asker.connect(host.identity.node_id)
+    assert not isinstance(caught.value, NobodyListens)
+
+
+async def test_an_impostor_at_one_way_does_not_end_the_wait_for_a_host_that_is_away(
+    allowed: Pair, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar = await make_node("liar", listen=True)
+    assert liar.uri is not None
+    nearby(allowed.asker, monkeypatch, (liar.uri.host, liar.uri.port))
+    connect, tried = allowed.asker._links.connect, []
+
+    async def cut_off(uri: PeerUri, timeout_s: float) -> Peer:
+        tried.append(uri.port)
+        if uri.port != liar.uri.port and len(tried) < 10:  # type: ignore[union-attr]
+            raise ConnectError("Network is unreachable.")
+        return await connect(uri, timeout_s)
+
+    monkeypatch.setattr(allowed.asker._links, "connect", cut_off)
+    allowed.engine.hold()
+    stream = await allowed.started()
+    allowed.asker_link._stream.abort()
+    await until(lambda: stream.done or len(tried) >= 10)
+    allowed.engine.gate.set()
+    assert (await stream.complete()).text == PIECE * 4
+    assert liar.uri.port in tried
+
+
+async def test_no_way_is_a_refusal_only_if_each_one_is() -> None:
+    async def fail(error: DpcError) -> Peer:
+        raise error
+
+    def ways(*errors: DpcError) -> list[Way]:
+        return [Way(f"way {number}", partial(fail, error)) for number, error in enumerate(errors)]
+
+    away, other, gone = ConnectError("away"), HandshakeError("another"), NobodyListens("gone")
+    for errors, kind in {
+        (other, other): HandshakeError,
+        (other, NotAnnounced("here"), other): HandshakeError,
+        (away, other): ConnectError,
+        (gone, other): ConnectError,
+        (gone, gone): NobodyListens,
+        (NotAnnounced("here"), NotAnnounced("here")): ConnectError,
+    }.items():
+        with pytest.raises(DpcError) as caught:
+            await climb(ways(*errors), 0.001)
+        assert type(caught.value) is kind

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 
-from dpc_jupyter.errors import ConnectError, HandshakeError
+from dpc_jupyter.errors import ConnectError, HandshakeError, PeerLost
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.node import links as links_module
+from dpc_jupyter.protocol.connection import Connection
 from node.conftest import MakeHome, MakeNode, MakePair, Pair
-from node.stub import PIECE
+from node.stub import PIECE, StubEngine
 from node.waiting import until
+
+
+def without_extensions(make: Callable[..., Connection]) -> Callable[..., Connection]:
+    """As a DPTP v1.5 peer that has learnt to bind its proof to the channel."""
+
+    def connection(*args: Any, **role: Any) -> Connection:
+        made = make(*args, **role)
+        made._ext = None  # type: ignore[assignment]
+        return made
+
+    return connection
 
 
 async def test_two_notebooks_of_one_user_never_touch_each_other(allowed: Pair, make_node: MakeNode) -> None:
@@ -33,6 +48,31 @@ async def test_the_same_session_that_comes_again_replaces_its_older_link(allowed
     await until(lambda: older.closed)
     assert len(allowed.host.peers()) == 1
     assert (await allowed.ask().complete()).text == PIECE * 4
+
+
+async def test_a_peer_that_comes_again_and_cannot_go_on_keeps_its_link_and_what_was_open_ends(
+    make_node: MakeNode, make_home: MakeHome
+) -> None:
+    bob, engine, home = await make_node("bob", StubEngine(), listen=True), StubEngine(), make_home("anna")
+    annas = [await make_node(name, engine, home=home) for name in ("anna", "anna again")]
+    for anna in annas:
+        anna._links._connection = without_extensions(anna._links._connection)  # type: ignore[method-assign]
+        anna.access.allow(bob.identity.node_id)
+        anna.access.set_sharing(True)
+    bob.access.allow(annas[0].identity.node_id, name="anna")
+    bob.access.set_sharing(True)
+    await annas[0].connect(str(bob.uri))
+    await until(lambda: any(peer.offers for peer in bob._links.peers))
+    engine.hold()
+    asked = bob.execute_ai_query("hello", "anna")
+    await until(lambda: engine.running)
+    await annas[1].connect(str(bob.uri))
+    with pytest.raises(PeerLost, match="cannot go on"):
+        await asked.complete()
+    engine.gate.set()
+    (link,) = bob._links.peers
+    assert not link.closed
+    assert (await bob.send_ai_query("hello", "anna")).text == PIECE * 4
 
 
 async def test_connecting_twice_uses_one_link(allowed: Pair) -> None:

@@ -125,6 +125,41 @@ async def test_a_node_that_stops_while_somebody_dials_leaves_nothing(make_node: 
     await asyncio.gather(dialling, return_exceptions=True)
 
 
+async def test_calls_of_strangers_do_not_take_the_place_of_who_is_let_in(
+    make_node: MakeNode, make_hub: MakeHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webrtc, "HALF_OPEN_LIMIT", 2)
+    host, asker, eve = await make_node("anna"), await make_node("bob"), await make_node("eve")
+    host.access.allow(asker.identity.node_id)
+    host.access.set_sharing(True)
+    hub, offers, calls = make_hub(asker, host), list[Payload](), list[asyncio.Task[None]]()
+
+    async def keep(offer: Payload) -> Payload:
+        offers.append(offer)
+        raise ConnectError("It is called by other names.")
+
+    async def ring(number: int) -> None:
+        with suppress(ConnectError, HandshakeError):
+            await host._links.take_offer(f"dpc-node-{number:032x}", offers[0], lambda _: asyncio.sleep(0))
+
+    async def signal(offer: Payload) -> Payload:
+        """Between NATs a call takes a second or two; meanwhile others ring."""
+        answer = await hub.signal(offer)
+        calls.extend(asyncio.create_task(ring(number)) for number in range(4))
+        await asyncio.sleep(0.3)
+        return answer
+
+    with suppress(ConnectError):
+        await eve._links.dial_webrtc(host.identity.node_id, keep, PATIENCE_S)
+    try:
+        peer = await asker._links.dial_webrtc(host.identity.node_id, signal, 5.0)
+        assert not peer.closed and host._links._answerer.half_open <= 3
+    finally:
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
 # What holds for TLS holds here.
 
 
