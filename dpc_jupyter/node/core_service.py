@@ -462,7 +462,6 @@ class CoreService:
         peer.send(GetProviders())
         self._requester.resume(peer)
         self._reach.peer_opened(peer)
-        self._relays.tell()
         self._tell_of(peer, "peer_connected", f"connected from {peer.address}.")
 
     def peer_replaced(self, older: Peer, newer: Peer) -> None:

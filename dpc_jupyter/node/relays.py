@@ -299,16 +299,18 @@ class Relays:
             end.is_over(f"{self._name_of(peer)} is gone")
         for way in [way for (held, _), way in self._ways.items() if held is peer]:
             self._end_way(way, "the link to the other side ended")
-        self.tell()
 
     def reconsider(self) -> None:
-        """The rules may have changed: end what they no longer allow."""
+        """Some time has passed: end what the rules no longer allow, and tell who has come and gone.
+
+        Not when it happens: one that comes and goes without end would spend what this node may send to all the others.
+        """
         for way in list(self._ways.values()):
             if (way.peer, way.relay_id) in self._ways and not self._may(way.opener, way.target):
                 self._end_way(way, "the relay's owner does not allow it any more")
-        self.tell()
+        self._tell()
 
-    def tell(self) -> None:
+    def _tell(self) -> None:
         """Tell each peer whom we would relay it to, if that has changed."""
         rules, now = self._rules(), dt.datetime.now(dt.UTC)
         links = [peer for peer in self._links() if peer.extended]

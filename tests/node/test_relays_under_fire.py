@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from dpc_jupyter.node import relays as relays_module
-from dpc_jupyter.node.core_service import CoreService
+from dpc_jupyter.node.core_service import WATCH_EVERY_S, CoreService
 from dpc_jupyter.node.peer import UNSENT_LIMIT_BYTES, Peer
 from dpc_jupyter.node.relays import STREAMS_LIMIT
 from dpc_jupyter.protocol.messages import (
@@ -280,3 +281,26 @@ async def test_a_dialler_that_gives_up_at_any_moment_leaves_nothing(trio: Trio) 
                 sock.close()
     await until(lambda: not (trio.bob._relays._ends or trio.rita._relays._ways or trio.anna._relays._ends))
     await until(lambda: open_files() <= before + 4)
+
+
+async def test_one_that_comes_and_goes_is_told_of_now_and_then(trio: Trio, make_node: MakeNode) -> None:
+    trio.relay()
+    await until(lambda: trio.via.relays)
+    heard: list[RelayPeers] = []
+    take = trio.bob._relays.take
+
+    def listen(peer: Peer, message: Message) -> None:
+        if isinstance(message, RelayPeers):
+            heard.append(message)
+        take(peer, message)
+
+    trio.bob._relays.take = listen  # type: ignore[method-assign]
+    carol = await make_node("carol")
+    trio.rita.access.allow(carol.identity.node_id, name="carol")
+    began = time.monotonic()
+    for _ in range(30):
+        await carol.connect(str(trio.rita.uri))
+        await carol.disconnect(trio.rita.identity.node_id)
+    await carol.connect(str(trio.rita.uri))
+    await until(lambda: carol.identity.node_id in {each.node_id for each in trio.via.relays})
+    assert len(heard) <= (time.monotonic() - began) / WATCH_EVERY_S + 2
