@@ -252,6 +252,31 @@ def test_serve_without_a_port_says_whether_it_is_online_and_when_that_changes(
     assert host.process.returncode == 0
 
 
+def test_a_host_without_a_port_stays_linked_to_a_relay_over_which_it_is_asked(
+    cli: Cli, home: Home, tmp_path: Path
+) -> None:
+    write_providers(owner := Home(tmp_path / "owner"))
+    let_in(owner, home.load_identity().node_id)
+    rita = Home(tmp_path / "rita")
+    no_model(rita)
+    for each in (owner, home):
+        node_id = each.load_identity().node_id
+        rita.edit_access(lambda document: firewall.allow(document, node_id))  # noqa: B023
+    rita.edit_access(lambda document: {**document, "relay": {"enabled": True}})
+    with serving(rita, "--share") as relay, serving(owner, "--no-listen", "--connect", relay.uri) as host:
+        until_in_thread(lambda: "connected" in host.log.read_text())
+        asker = BackgroundNode(home, registry=Registry([]))
+        try:
+            asker.start()
+            asker.run(asker.service.connect(relay.uri))
+            until_in_thread(lambda: asker.service._reach._over_peers(host.uri, 5))
+            asked = asker.run(asker.service.connect(host.uri))
+            assert asked.kind == "relay"
+        finally:
+            asker.stop()
+    assert "no address" in one_red_line(cli("serve", "--no-listen", "--connect", "https://example.org"))
+
+
 def test_doctor_asks_the_hub_for_a_second(cli: Cli, home: Home, hub: RunningHub) -> None:
     no_model(home)
     assert re.search(r"ok +network +no hub: ", cli("doctor").stdout)

@@ -7,6 +7,7 @@ import contextlib
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -36,6 +37,10 @@ def serve(
     no_listen: Annotated[
         bool, typer.Option("--no-listen", help="Open no port: be reached over the hub and relays alone.")
     ] = False,
+    connect: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PEER", help="Stay linked to this address or name, as to a peer that relays; repeatable."),
+    ] = None,
 ) -> None:
     """Let the people in the access file use this machine's models, until Ctrl-C.
 
@@ -43,15 +48,18 @@ def serve(
     error.
     """
     home = home_of(ctx)
-    if no_listen and not Network.read(home).hub:
+    if no_listen and not connect and not Network.read(home).hub:
         raise ConfigError(
-            "Nobody could reach this node: it is to open no port, and has no hub. "
-            "Name one: dpc-jupyter network --hub https://..., or by DPC_HUB."
+            "Nobody could reach this node: it is to open no port, and has no hub. Name one: "
+            "dpc-jupyter network --hub https://... Or stay linked to a peer that relays: --connect PEER."
         )
-    run(_serve(home, None if no_listen else (listen, port), name, share))
+    where = None if no_listen else (listen, port)
+    run(_serve(home, where, name, share, connect or []))
 
 
-async def _serve(home: Home, listen: tuple[str, int] | None, name: str | None, share: bool) -> None:
+async def _serve(
+    home: Home, listen: tuple[str, int] | None, name: str | None, share: bool, connect: Sequence[str]
+) -> None:
     stopped = asyncio.Event()
     async with CoreService(home, name=name) as service:
         if share:
@@ -64,6 +72,8 @@ async def _serve(home: Home, listen: tuple[str, int] | None, name: str | None, s
         await service.start(listen, takes_calls=True)
         if listen is not None and service.uri is not None and listen[1] not in (0, service.uri.port):
             say(f"Port {listen[1]} was taken.")
+        for where in connect:
+            service.keep_linked(where)
         typer.echo(str(service.uri or service.identity.node_id))
         sys.stdout.flush()
         await _tell_what_is_shared(service)

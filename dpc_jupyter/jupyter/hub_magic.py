@@ -70,7 +70,11 @@ class HubMagics(Magics):
         named = Network.read(home)
         if named.from_variable:
             print(f"But {HUB_VARIABLE} names {label(named.hub, 200)}, and wins.")
-        print("It holds from the next %dpc_start on" + (": %dpc_stop first." if self._notebook.running else "."))
+        if (node := self._notebook.running) is None:
+            print("It holds from the next %dpc_start on.")
+        else:
+            node.run(node.service.change_network())
+            print(f"This node is {node.status().hub or 'at no hub now.'}")
 
     def _show(self) -> None:
         from dpc_jupyter.node.network import Network

@@ -51,6 +51,7 @@ from dpc_jupyter.node.unfinished import Unfinished, UnfinishedRequest
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.invitation import Invitation
 from dpc_jupyter.protocol.messages import (
+    SHUTTING_DOWN,
     ChatMessage,
     GetProviders,
     Image,
@@ -187,7 +188,7 @@ class CoreService:
         """
         return self._links.uri or await self._presence.listen(host, port)
 
-    async def stop(self, reason: str = "the node is shutting down") -> None:
+    async def stop(self, reason: str = SHUTTING_DOWN) -> None:
         """End every request and link, stop our engines, and write what is unwritten."""
         await self._asking.stop()
         await self._tasks.stop()
@@ -226,6 +227,26 @@ class CoreService:
             Nobody answers there; or somebody else does; or the peer refused us.
         """
         return self._peer_status(await self._reach.connect(where, name, timeout_s))
+
+    def keep_linked(self, where: str) -> None:
+        """Link to a peer, by address or name, when it is there and whenever the link breaks; `disconnect` ends it.
+
+        Raises
+        ------
+        UriError, PeerNotConnected
+            The address is malformed, or nobody of that name is known.
+        """
+        self._reach.keep(where)
+
+    async def change_network(self) -> None:
+        """Read ``network.json`` again: be online at the hub that it names now, or at none. STUN and TURN stay.
+
+        Raises
+        ------
+        ConfigError
+            The file cannot be used; nothing has changed.
+        """
+        await self._presence.change(Network.read(self.home))
 
     def attempts(self, node_id: str) -> tuple[Attempt, ...]:
         """What was tried to reach a node the last time that it was, and what won."""
@@ -292,6 +313,7 @@ class CoreService:
     async def disconnect(self, who: str) -> None:
         """End every link to a peer; what it has open fails by name."""
         node_id = self.directory.find(who, self._links.peers)
+        self._reach.forget(node_id)
         links = [peer for peer in self._links.peers if peer.node_id == node_id]
         if not links:
             raise PeerNotConnected(f"Peer {label(who)} is not connected.")

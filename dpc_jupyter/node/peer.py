@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
 from dpc_jupyter.protocol.connection import Authenticated, BadRequest, Connection, Event
 from dpc_jupyter.protocol.messages import (
+    SHUTTING_DOWN,
     Goodbye,
     Load,
     Message,
@@ -114,6 +115,8 @@ class Peer:
         It takes invitations.
     lost : bool
         The link broke: neither side ended it in order, and its peer may come back.
+    shut_down : bool
+        It said goodbye because its node ended.
     """
 
     def __init__(self, stream: ByteStream, connection: Connection, owner: Owner, *, outgoing: bool) -> None:
@@ -131,7 +134,7 @@ class Peer:
         self._stream_ended: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait_s = 0.0
-        self.stranger = self.asked = self.resumes = self.invites = self.lost = False
+        self.stranger = self.asked = self.resumes = self.invites = self.lost = self.shut_down = False
         self.closed = False
         self.outgoing = self.dialled = outgoing
         self.opened_at = 0.0
@@ -347,7 +350,7 @@ class Peer:
             if event.timestamp == self._pinged_at:  # any other is no echo of ours
                 self.rtt_s = time.monotonic() - self._pinged_at
         elif isinstance(event, Goodbye):
-            self.lost = False
+            self.lost, self.shut_down = False, event.reason == SHUTTING_DOWN
             self._hang_up(f"it said goodbye: {label(event.reason, 200) or 'no reason'}")
         elif not isinstance(event, Unknown):
             self._owner.peer_said(self, event)

@@ -129,6 +129,14 @@ class Presence:
             self._go_online()
         return uri
 
+    async def change(self, network: Network) -> None:
+        """Be online at another hub, or at none."""
+        if self.hub is not None:
+            hub, self.hub = self.hub, None
+            await hub.close()
+        self._network = network
+        self._go_online()
+
     def _go_online(self) -> None:
         if not self._network.hub:
             return

@@ -32,6 +32,8 @@ from dpc_jupyter.sanitize import label
 COME_BACK_S = 600.0
 # A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
 _REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
+# Of a link that nobody waits for: its node is restarted within seconds, or off for the night.
+RELINK_FIRST_S, RELINK_LAST_S = 1.0, 120.0
 # A laptop comes home, or a port is opened: nobody waits for it, and most better ways are there at once or never.
 BETTER_FIRST_S, BETTER_LAST_S = 5.0, 600.0
 
@@ -39,6 +41,11 @@ BETTER_FIRST_S, BETTER_LAST_S = 5.0, 600.0
 def _may_be_back(error: BaseException) -> bool:
     """Silence may be a network that is down; where the machine says that no node is there, its memory is gone."""
     return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
+
+
+def _may_be_back_by_another_way(error: BaseException) -> bool:
+    """Of a link that a hub or a peer made: that nobody listens where the host listened once says nothing of it."""
+    return isinstance(error, ConnectError | PeerNotConnected)
 
 
 class Reach:
@@ -66,6 +73,8 @@ class Reach:
         self._presence = presence
         self._remembered = remembered
         self._coming_back: set[str] = set()
+        self._kept: dict[str, asyncio.Task[None]] = {}
+        self._stopping = False
         self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._attempts: dict[str, tuple[Attempt, ...]] = {}
         self._tasks = Tasks()
@@ -171,10 +180,48 @@ class Reach:
             self._tasks.spawn(self._go_around(peer))
 
     def peer_closed(self, peer: Peer, name: str, reason: str) -> None:
-        """From the node: requests that can go on over another link wait for it."""
+        """From the node: requests that can go on over another link wait for it; whom we dialled is dialled again."""
+        if self._stopping:
+            return
         if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
             self._coming_back.add(peer.node_id)
-            self._tasks.spawn(self._come_back(peer.node_id, name, reason))
+            may_be_back = _may_be_back_by_another_way if peer.rank else _may_be_back
+            self._tasks.spawn(self._come_back(peer.node_id, name, reason, may_be_back))
+        if peer.dialled and (peer.lost or peer.shut_down):
+            self._keep(peer.node_id)
+
+    def keep(self, where: str) -> None:
+        """Link to a peer by its address or name, and again whenever the link breaks, until `forget`.
+
+        Raises
+        ------
+        UriError, PeerNotConnected
+            The address is malformed, or nobody of that name is known.
+        """
+        if ":" in where:
+            uri = PeerUri.parse(where)
+            self._directory.remember(uri.node_id, uri, "", None)
+            self._keep(uri.node_id)
+        else:
+            self._keep(self._directory.find(where, self._links.peers))
+
+    def forget(self, node_id: str) -> None:
+        """Its user does not want the link any more."""
+        if (keeping := self._kept.pop(node_id, None)) is not None:
+            keeping.cancel()
+
+    def _keep(self, node_id: str) -> None:
+        if (keeping := self._kept.get(node_id)) is None or keeping.done():
+            self._kept[node_id] = self._tasks.spawn(self._link_again(node_id))
+
+    async def _link_again(self, node_id: str) -> None:
+        with suppress(DpcError):  # it turned us away: that is its last word
+            async for attempt in AsyncRetrying(
+                wait=wait_random_exponential(RELINK_FIRST_S, RELINK_LAST_S, min=RELINK_FIRST_S),
+                retry=retry_if_exception_type((ConnectError, PeerNotConnected)),
+            ):
+                with attempt:
+                    await self.connect(node_id, None, _REDIAL_TIMEOUT_S)
 
     async def _find_better(self, link: ref[Peer]) -> None:
         """Move a link to a better way, some time after there is one; what is open goes on over it."""
@@ -204,13 +251,15 @@ class Reach:
             self._attempts[peer.node_id] = tried
             self._remember(newer)
 
-    async def _come_back(self, node_id: str, name: str, reason: str) -> None:
+    async def _come_back(
+        self, node_id: str, name: str, reason: str, may_be_back: Callable[[BaseException], bool]
+    ) -> None:
         """Get the link to a host back that requests wait for, or fail them once."""
         try:
             async for attempt in AsyncRetrying(
                 wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
                 stop=stop_after_delay(COME_BACK_S),
-                retry=retry_if_exception(_may_be_back),
+                retry=retry_if_exception(may_be_back),
                 reraise=True,
             ):
                 with attempt:
@@ -228,10 +277,11 @@ class Reach:
     async def _try_to_come_back(self, node_id: str, name: str) -> None:
         try:
             await self.connect(node_id, None, _REDIAL_TIMEOUT_S)
-        except ConnectError as error:
+        except (ConnectError, PeerNotConnected) as error:
             self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
             raise
 
     async def stop(self) -> None:
         """Look for nobody any more."""
+        self._stopping = True
         await self._tasks.stop()

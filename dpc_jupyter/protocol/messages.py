@@ -356,6 +356,10 @@ class Pong(Message, frozen=True):
     timestamp: float
 
 
+# The reason of a node that ends; who dialled it may look for it again.
+SHUTTING_DOWN = "the node is shutting down"
+
+
 class Goodbye(Message, frozen=True):
     """An orderly close, and why."""
 

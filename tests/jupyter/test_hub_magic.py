@@ -44,7 +44,7 @@ def host_at(hub: RunningHub, folder: Path, asker: Identity) -> Iterator[Backgrou
         node.stop()
 
 
-def test_a_hub_is_set_shown_and_taken_away_for_the_next_start(
+def test_a_hub_is_set_shown_and_taken_away_while_the_node_runs_and_for_the_next_start(
     kernel: Kernel, asker_home: Home, hub: RunningHub
 ) -> None:
     assert kernel.ok("%dpc_hub").stdout.startswith("No hub is set: %dpc_hub https://")
@@ -52,17 +52,17 @@ def test_a_hub_is_set_shown_and_taken_away_for_the_next_start(
     assert "not encrypted" in kernel.run("%dpc_hub http://hub.example.org").sentence
     kernel.ok("%dpc_start")
     assert "Hub:" not in kernel.ok("%dpc_status").stdout
-    said = kernel.ok(f"%dpc_hub {hub.url}").stdout
-    assert f"names the hub {hub.url}." in said and said.endswith("from the next %dpc_start on: %dpc_stop first.\n")
-    assert kernel.ok("%dpc_hub").stdout == f"The next %dpc_start goes online at {hub.url}.\n"
-    kernel.ok("%dpc_stop")
-    kernel.ok("%dpc_start")
+    assert f"names the hub {hub.url}.\nThis node is " in kernel.ok(f"%dpc_hub {hub.url}").stdout
     until_in_thread(lambda: kernel.ok("%dpc_hub").stdout == f"This node is online at {hub.url}\n")
     assert f"Hub: online at {hub.url} (it can call others, and is not called)\n" in kernel.ok("%dpc_status").stdout
     kernel.ok("%dpc_start --share --listen 127.0.0.1 --port 0")
     until_in_thread(lambda: f"Hub: online at {hub.url}\n" in kernel.ok("%dpc_status").stdout)
-    assert "names no hub now." in kernel.ok("%dpc_hub off").stdout
-    assert asker_home.read_network() == {}
+    off = kernel.ok("%dpc_hub off").stdout
+    assert "names no hub now." in off and "at no hub now." in off
+    assert asker_home.read_network() == {} and "Hub:" not in kernel.ok("%dpc_status").stdout
+    kernel.ok("%dpc_stop")
+    assert kernel.ok(f"%dpc_hub {hub.url}").stdout.endswith("from the next %dpc_start on.\n")
+    assert kernel.ok("%dpc_hub").stdout == f"The next %dpc_start goes online at {hub.url}.\n"
 
 
 def test_the_hub_is_searched_from_a_cell(

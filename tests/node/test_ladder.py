@@ -34,7 +34,9 @@ NOT_NEAR, REFUSED = NotAnnounced("It is not here."), HandshakeError("Who are you
         ([NOT_NEAR, SILENT], ConnectError),
         ([NOT_NEAR], NotAnnounced),
         ([NOT_NEAR, NOT_NEAR], ConnectError),
-        ([SILENT, REFUSED, ENDED], HandshakeError),
+        ([SILENT, REFUSED, ENDED], ConnectError),  # one that lies at one way must not speak for the others
+        ([REFUSED, REFUSED], HandshakeError),
+        ([REFUSED, NOT_NEAR], HandshakeError),
         ([], ConnectError),
     ],
 )

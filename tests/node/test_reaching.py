@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced
+from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced, UriError
 from dpc_jupyter.jupyter.faces.state import host_views
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.directory import PeerUri
@@ -201,3 +201,81 @@ async def test_no_way_is_a_refusal_only_if_each_one_is() -> None:
         with pytest.raises(DpcError) as caught:
             await climb(ways(*errors), 0.001)
         assert type(caught.value) is kind
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dpc_jupyter.node.reach.RELINK_FIRST_S", 0.1)
+    monkeypatch.setattr("dpc_jupyter.node.reach.RELINK_LAST_S", 0.3)
+
+
+async def test_a_host_that_is_started_again_is_linked_to_again(soon: None, make_node: MakeNode) -> None:
+    host, asker = await make_node("anna", listen=True), await make_node("bob")
+    assert host.uri is not None
+    await asker.connect(str(host.uri))
+    await host.stop()
+    await until(lambda: not asker.peers())
+    again = await make_node("anna", home=host.home)
+    await asyncio.sleep(0.5)
+    await again.listen("127.0.0.1", host.uri.port)
+    await until(lambda: [peer.session for peer in asker.peers()] == [again.session])
+
+
+async def test_whom_either_side_sent_away_is_left_alone(
+    soon: None, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, asker = await make_node("anna", listen=True), await make_node("bob")
+    uri = str(host.uri)
+    await asker.connect(uri)
+    await asker.disconnect(host.identity.node_id)
+    await asker.connect(uri)
+    await until(lambda: host.peers())
+    await host.disconnect(asker.identity.node_id)
+    await until(lambda: not asker.peers())
+    await asyncio.sleep(1)
+    assert not (asker.peers() or host.peers())
+    # And a link that breaks, to a host that turns us away since: that is its last word.
+    await asker.connect(uri)
+    tried: list[object] = []
+
+    def no_place(peer: object) -> str:
+        tried.append(peer)
+        return "No place for you."
+
+    monkeypatch.setattr(host._links, "_no_place_for", no_place)
+    asker._links.peers[0]._stream.abort()
+    await until(lambda: tried)
+    await asyncio.sleep(1)
+    assert len(tried) == 1 and not asker.peers()
+
+
+async def test_a_node_stays_linked_to_a_peer_that_comes_later(soon: None, make_node: MakeNode) -> None:
+    host, asker = await make_node("anna"), await make_node("bob")
+    asker.keep_linked(f"dpc://127.0.0.1:{(port := closed_port())}?node_id={host.identity.node_id}")
+    await asyncio.sleep(0.5)
+    await host.listen("127.0.0.1", port)
+    await until(lambda: asker.peers())
+    await asker.disconnect(host.identity.node_id)
+    await asyncio.sleep(1)
+    assert not asker.peers()
+    with pytest.raises(UriError):
+        asker.keep_linked("https://example.org")
+
+
+async def test_a_relay_that_stops_relaying_is_no_end_of_the_host(trio: Trio) -> None:
+    """Nor does it say anything that nobody listens where the host listened once."""
+    trio.relay()
+    stale = PeerUri("127.0.0.1", closed_port(), trio.anna.identity.node_id)
+    trio.bob.directory.remember(stale.node_id, stale, "anna", "anna")
+    await trio.link()
+    trio.engine.hold()
+    stream = await trio.pair.started()
+    trio.edit(lambda document: {**document, "relay": {"enabled": False}})
+    await until(lambda: stream.away)
+    await asyncio.sleep(2)
+    assert stream.away and stream.status is not None and "anna is away, trying again" in stream.status.note
+    trio.relay()
+    await until(lambda: not stream.away)
+    trio.engine.gate.set()
+    assert (await stream.complete()).text == PIECE * 4
+    assert len(trio.engine.seen) == 1
