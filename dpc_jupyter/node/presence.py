@@ -159,7 +159,7 @@ class Presence:
         """As `CoreService.search`."""
         if self.hub is None:
             raise ConnectError(
-                f"No hub is set. %dpc_hub https://... sets one in {self._home.network_path}, for the next start."
+                f"No hub is set. %dpc_hub https://... sets one in {self._home.network_path}."
             )
         return await self.hub.search(model=model, name=name, group=group)
 
