@@ -97,6 +97,7 @@ def test_a_cable_that_is_out_for_longer_than_silence_lasts_costs_no_token(far: F
 
 
 @pytest.mark.long
+@pytest.mark.timeout(600)
 def test_a_cable_that_is_out_for_5_minutes_costs_no_token(far: Far) -> None:
     """By the clocks that users have; nearly all of it is waiting, and `make test` runs it beside the others."""
     far.start(3500, 0.1)
