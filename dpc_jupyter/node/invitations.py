@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +18,7 @@ from dpc_jupyter import firewall
 from dpc_jupyter.errors import ConfigError, InvitationError
 from dpc_jupyter.firewall.access_file import end_of
 from dpc_jupyter.home import Home
+from dpc_jupyter.hub.trust import is_loopback
 from dpc_jupyter.hub.wire import origin_of
 from dpc_jupyter.node.access import Access, limits_of, moment
 from dpc_jupyter.node.network import Network
@@ -52,6 +54,7 @@ class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     revoked: bool = False
     used_by: str = ""
     used_at: float = 0.0
+    here_alone: bool = False
 
     def state(self, now: float) -> str:
         if self.used_by:
@@ -131,7 +134,8 @@ class Invitations:
         terms = _Kept("", name, now, 0, tuple(models), group, expires, tuple(limits))
         _admission(document, _ANYBODY, terms)
         where = list(dict.fromkeys([*map(_address, addresses), *self._whereabouts.addresses()]))
-        hub = "" if where else Network.read(self._home).hub
+        where, hub = where[:ADDRESSES_LIMIT], Network.read(self._home).hub
+        hub = hub and origin_of(hub)
         if not (where or hub):
             raise InvitationError(
                 "No node of this home listens, so there is no address to invite to. Run %dpc_start --share first, "
@@ -141,10 +145,15 @@ class Invitations:
             self._host_id,
             secrets.token_hex(ID_BYTES),
             secrets.token_bytes(SECRET_BYTES),
-            tuple(where[:ADDRESSES_LIMIT]),
-            hub and origin_of(hub),
+            tuple(where),
+            hub,
         )
-        entry = msgspec.structs.replace(terms, secret=made.secret.hex(), valid_until=_end_of_line(valid, expires))
+        entry = msgspec.structs.replace(
+            terms,
+            secret=made.secret.hex(),
+            valid_until=_end_of_line(valid, expires),
+            here_alone=all(map(is_loopback, _hosts(made))),
+        )
         with self._home.locked():
             kept = self._read(document)
             open_ones = [each for each in kept.values() if each.state(now) == "open"]
@@ -262,6 +271,7 @@ class Invitations:
             entry.limits,
             entry.valid_until,
             entry.used_by,
+            entry.here_alone,
         )
 
     def _read(self, document: firewall.Document) -> dict[str, _Kept]:
@@ -311,6 +321,11 @@ def _address(typed: str) -> str:
         if is_address(each):
             return each
     raise InvitationError(f"{label(typed)!r} is no address: write host:port, an IPv6 address in brackets.")
+
+
+def _hosts(made: Invitation) -> list[str]:
+    hosts = [each.rpartition(":")[0].strip("[]") for each in made.addresses]
+    return [*hosts, urlsplit(made.hub).hostname or ""] if made.hub else hosts
 
 
 def _end_of_line(valid: str, expires: str | None) -> float:

@@ -49,7 +49,8 @@ class Invitation:
     addresses : tuple of str
         ``host:port`` of the host, the likeliest first; an IPv6 address in brackets.
     hub : str
-        Of a host that no address leads to: the hub that it is called over, ``https://host:port``.
+        The hub that it is called over, ``https://host:port``: the one way where no address leads to it, and the one
+        that lasts where it moves.
     """
 
     node_id: str

@@ -32,10 +32,12 @@ from dpc_jupyter.node import invitations as module
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.invitations import INVITATIONS_LIMIT, Invitations
+from dpc_jupyter.node.network import set_hub
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.protocol.invitation import Invitation, proof
 from dpc_jupyter.protocol.messages import Ext, InviteClaim, InviteResult, Message
+from dpc_jupyter.wording import invited
 from node.conftest import MakeHome, MakeNode
 from node.processes import headless
 from node.stub import PIECE, StubEngine
@@ -558,6 +560,29 @@ async def test_a_node_that_takes_every_address_is_invited_to_at_those_of_the_mac
     assert made.addresses == ("192.0.2.7:8889", "[2001:db8::7]:8889", "10.8.0.1:8889")
     monkeypatch.setattr(whereabouts, "machine_addresses", lambda: ["192.0.2.99"])  # the laptop moves
     assert Invitations(home, Access(home)).make("bob").addresses[0] == "192.0.2.99:8889"
+
+
+@pytest.mark.parametrize(
+    ("address", "hub", "here_alone"),
+    [
+        ("", "", True),
+        ("localhost:1", "", True),
+        ("[::1]:1", "", True),
+        ("192.0.2.7", "", False),
+        ("", "https://hub.example.org", False),
+        ("", "http://127.0.0.1:8890", True),
+    ],
+)
+async def test_a_line_has_the_hub_beside_the_addresses_and_its_owner_is_told_when_it_leads_nowhere_else(
+    host: CoreService, address: str, hub: str, here_alone: bool
+) -> None:
+    set_hub(host.home, hub)
+    made = host.invitations.make("anna", addresses=(address,) if address else ())
+    read = Invitation.parse(str(made))
+    assert read == made and read.hub == hub and len(read.addresses) == 1 + bool(address)
+    status = host.invitations.status(made.invite_id)
+    assert status.here_alone is here_alone
+    assert ("works on this machine alone" in " ".join(invited(status, host.access.rules))) is here_alone
 
 
 async def test_an_invitation_is_refused_while_the_access_file_is_broken_and_its_line_is_named(
