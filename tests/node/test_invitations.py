@@ -524,6 +524,27 @@ async def test_when_no_address_answers_all_are_named_and_the_line_stays_good(
     assert (await anna.join(str(made))).known_as == "anna"
 
 
+@pytest.mark.parametrize(
+    ("hub", "said"),
+    [
+        ("https://hub.example.org:8890", "by %dpc_hub https://hub.example.org:8890 and use the same invitation again."),
+        ("http://127.0.0.1:8890", "by %dpc_hub http://127.0.0.1:8890 and use the same invitation again."),
+        ("http://hub.example.org", "nobody can use that hub."),
+        ("https://[--fingerprint]:1", "nobody can use that hub."),
+    ],
+)
+async def test_a_joiner_whose_ways_fail_hears_of_the_lines_hub_and_gets_no_command_that_is_none(
+    host: CoreService, anna: CoreService, hub: str, said: str
+) -> None:
+    made = host.invitations.make("anna")
+    for addresses, error in (("127.0.0.1:1",), ConnectError), ((), InvitationError):
+        with pytest.raises(error) as failed:
+            await anna.join(str(Invitation(made.node_id, made.invite_id, made.secret, addresses, hub)))
+        assert f"the hub at {hub}" in str(failed.value) and str(failed.value).endswith(said)
+    assert joining.other_hub(made, "") == ""
+    assert joining.other_hub(Invitation(made.node_id, made.invite_id, made.secret, (), hub), hub) == ""
+
+
 # The owner's side.
 
 
