@@ -61,7 +61,7 @@ def hub(
         from dpc_jupyter.hub.server import Listen, check, server
         from dpc_jupyter.hub.service import Settings
     except ImportError as error:
-        raise ConfigError(f"The hub needs {error.name}: pip install 'dpc-jupyter[hub]'") from error
+        raise ConfigError(f"The hub needs {error.name}: in a checkout, pip install '.[hub]'") from error
     settings = Settings(origin, database or str(home_of(ctx).path / "hub.sqlite3"), redis)
     run(check(settings))
     running = server(settings, Listen(host, port, tls_cert, tls_key, proxy))

@@ -88,7 +88,7 @@ class Invitation:
         if packed[0] != VERSION:
             raise InvitationError(
                 f"This invitation is of version {packed[0]}, and this dpc-jupyter reads version {VERSION}: "
-                "update the older side (pip install --upgrade dpc-jupyter)."
+                "update the older side."
             )
         node, rest = packed[1 : 1 + _NODE_BYTES], packed[1 + _NODE_BYTES :]
         invite_id, secret, addresses = rest[:ID_BYTES], rest[ID_BYTES:][:SECRET_BYTES], rest[ID_BYTES + SECRET_BYTES :]
