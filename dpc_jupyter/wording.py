@@ -410,7 +410,9 @@ UNFINISHED_HEAD = ("Host", "Model", "Asked", "Request")
 
 def unfinished_rows(left: Iterable[UnfinishedRequest], now: float) -> list[tuple[str, ...]]:
     """Answers that can be collected, oldest first."""
-    return [(each.host_name, each.model or "its first", ago(now - each.asked_at), each.request_id) for each in left]
+    return [
+        (each.host_name, each.model or "the host's first", ago(now - each.asked_at), each.request_id) for each in left
+    ]
 
 
 LET_IN_HEAD = ("Name", "Node", "Models", "Limits", "Until")

@@ -161,7 +161,7 @@ def test_a_table_is_copyable_whatever_the_width(cli: Cli, environment: dict[str,
 
 def test_failures_name_a_fix_that_is_a_command(cli: Cli, home: Home) -> None:
     assert one_red_line(cli("ask", "-H", "carol", "Hello")) == (
-        "Peer carol is not connected. Connect first: dpc-jupyter ask --host dpc://..."
+        "Nobody is known as carol. Connect first: dpc-jupyter ask --host dpc://..."
     )
     assert "An address looks like dpc://host:8889" in one_red_line(cli("ask", "-H", "dpc://x", "Hello"))
     no_model(home)
