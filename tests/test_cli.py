@@ -394,7 +394,7 @@ def test_one_line_lets_somebody_in_while_a_host_serves(cli: Cli, home: Home, tmp
         assert one_red_line(late).startswith("This invitation cannot be used")
         assert re.search(r"^anna +used by anna +smollm2:135m", as_owner("--list").stdout, re.MULTILINE)
         assert "dpc-jupyter firewall deny" in one_red_line(as_owner("--revoke", "anna"))
-        as_owner("bob")
+        assert "all models, for 7d from joining." in as_owner("bob").stderr
         assert as_owner("--revoke", "bob").stderr == "The invitation for bob is taken back.\n"
         assert "--revoke bob" not in as_owner("bob").stderr
         assert "Copy the whole line" in one_red_line(cli("join", "dpc-invite:AAAA"))

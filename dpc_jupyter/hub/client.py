@@ -22,6 +22,7 @@ from dpc_jupyter.hub.adverts import Advert, FoundNode, FoundNodes, Offer
 from dpc_jupyter.hub.limits import Rate
 from dpc_jupyter.hub.trust import Trust
 from dpc_jupyter.hub.wire import (
+    CALLING,
     NODE_ID,
     PAYLOAD_LIMIT_BYTES,
     REPLACED,
@@ -125,7 +126,7 @@ class HubClient:
         self._name = label(name, 128) or "node"
         self._query = {"session": session, "offers": str(takes_offers).lower()}
         self._on_signal, self._on_refused, self._on_state = on_signal, on_refused, on_state
-        self._state = HubState(self._account.origin, False, "It is being called.", time.time())
+        self._state = HubState(self._account.origin, False, CALLING, time.time())
         self._advert: dict[str, Any] | None = None
         self._socket: ClientConnection | None = None
         self._awaits = awaits

@@ -28,7 +28,8 @@ from dpc_jupyter.protocol.invitation import ADDRESSES_LIMIT, ID_BYTES, SECRET_BY
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 
-VALID = "7d"
+# What the command line, the notebook and the form propose: who is to stay for longer is meant to.
+VALID = EXPIRES = "7d"
 # As the list of refused nodes: more than anybody keeps an eye on.
 INVITATIONS_LIMIT = 100
 # So long the owner can see what became of one.
@@ -330,12 +331,13 @@ def _hosts(made: Invitation) -> list[str]:
 
 def _end_of_line(valid: str, expires: str | None) -> float:
     """When the line ends, in unix seconds: a permission that ends on a day needs no line behind that day."""
-    ends = moment(valid)
-    if ends in (None, "", "never"):
-        raise ConfigError("An invitation must end: write how long its line can be used, such as 12h, 7d, or a date.")
-    is_day = bool(expires) and str(expires)[:4].isdigit() and not str(expires)[:-1].isdigit()
     try:
-        moments = [end_of(str(each)) for each in (ends, *([expires] if is_day else []))]
-    except (ValueError, OverflowError):
-        raise ConfigError(f"{label(valid)!r} is no end: write 12h, 7d, or a date such as 2027-01-31.") from None
-    return min(moments).timestamp()
+        ends = end_of(moment(valid) or "")
+        if ends <= dt.datetime.now(dt.UTC):
+            raise ValueError
+    except (ConfigError, ValueError, OverflowError):
+        raise ConfigError(
+            f"{label(valid)!r} is no end of a line: write how long it can be used, such as 12h, 7d, or a date to come."
+        ) from None
+    is_day = bool(expires) and str(expires)[:4].isdigit() and not str(expires)[:-1].isdigit()
+    return min(ends, end_of(str(expires)) if is_day else ends).timestamp()

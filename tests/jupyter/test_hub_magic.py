@@ -56,7 +56,7 @@ def test_a_hub_is_set_shown_and_taken_away_for_the_next_start(
     assert f"names the hub {hub.url}." in said and said.endswith("from the next %dpc_start on: %dpc_stop first.\n")
     assert kernel.ok("%dpc_hub").stdout == f"The next %dpc_start goes online at {hub.url}.\n"
     kernel.ok("%dpc_stop")
-    kernel.ok("%dpc_start")
+    assert f"Hub: online at {hub.url}" in kernel.ok("%dpc_start").stdout
     until_in_thread(lambda: kernel.ok("%dpc_hub").stdout == f"This node is online at {hub.url}\n")
     assert f"Hub: online at {hub.url} (it can call others, and is not called)\n" in kernel.ok("%dpc_status").stdout
     kernel.ok("%dpc_start --share --listen 127.0.0.1 --port 0")
@@ -73,6 +73,10 @@ def test_the_hub_is_searched_from_a_cell(
     set_hub(asker_home, hub.url)
     with host_at(hub, tmp_path / "host", asker) as node:
         until_in_thread(lambda: "anna" in str(kernel.ok("%dpc_hub search --model stub\nimport time; time.sleep(1)")))
+        assert "anna" in kernel.ok("%dpc_hub search ann --model stub").text
+        assert "shows nobody such" in kernel.ok("%dpc_hub search nobody").stdout
+        assert "Which name?" in kernel.run("%dpc_hub search ann --name anna").sentence
+        assert "'now' is one word too many" in kernel.run("%dpc_hub off now").sentence
         found = kernel.ok("%dpc_hub search --name ann")
         assert found.text.splitlines()[1].split() == ["anna", node.status().node_id, "stub-1"]
         assert "That is the hub's word." in found.stdout

@@ -139,7 +139,8 @@ def test_an_invitation_is_made_listed_and_taken_back_and_its_cell_says_who_came(
     finally:
         joiner.stop()
     assert "used by anna" in kernel.ok("%dpc_invite --list").text
-    kernel.ok("%dpc_invite bob --valid 12h")
+    assert "all models, for 7d from joining." in kernel.ok("%dpc_invite bob --valid 12h").stdout
+    assert "prompt" not in kernel.run("%dpc_invite --hlp").sentence
     assert kernel.ok("%dpc_invite --revoke bob").stdout == "The invitation for bob is taken back.\n"
     assert "No open invitation is for 'bob'" in kernel.run("%dpc_invite --revoke bob").sentence
     kernel.ok("%dpc_firewall off")
