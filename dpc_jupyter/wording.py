@@ -323,6 +323,11 @@ def invited(made: InvitationStatus, rules: Rules) -> list[str]:
         f"{name} may then use {models}, {permission(made.expires)}"
         + (f", with {label(', '.join(made.limits), 200)}." if made.limits else "."),
     ]
+    if made.here_alone:
+        sentences.append(
+            "The line works on this machine alone: it names no other address. For elsewhere listen on all addresses, "
+            "add --address HOST:PORT, or set a hub."
+        )
     if not rules.enabled:
         sentences.append("Sharing is off: who joins can ask once it is on. %dpc_firewall on turns it on.")
     return sentences
@@ -405,7 +410,9 @@ UNFINISHED_HEAD = ("Host", "Model", "Asked", "Request")
 
 def unfinished_rows(left: Iterable[UnfinishedRequest], now: float) -> list[tuple[str, ...]]:
     """Answers that can be collected, oldest first."""
-    return [(each.host_name, each.model or "its first", ago(now - each.asked_at), each.request_id) for each in left]
+    return [
+        (each.host_name, each.model or "the host's first", ago(now - each.asked_at), each.request_id) for each in left
+    ]
 
 
 LET_IN_HEAD = ("Name", "Node", "Models", "Limits", "Until")

@@ -20,7 +20,7 @@ from dpc_jupyter.wording import columns
 T = TypeVar("T")
 # Errors of a node name the notebook's fix; here the same fix has another name.
 _HERE = {
-    "name it by %dpc_hub ": "set DPC_HUB=",
+    "%dpc_hub ": "dpc-jupyter network --hub ",
     "%dpc_connect": "dpc-jupyter ask --host",
     "%dpc_models": "dpc-jupyter models list",
     "%dpc_status": "dpc-jupyter id",

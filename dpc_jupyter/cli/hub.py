@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import socket
 import ssl
 from pathlib import Path
 from typing import Annotated
@@ -61,9 +63,10 @@ def hub(
         from dpc_jupyter.hub.server import Listen, check, server
         from dpc_jupyter.hub.service import Settings
     except ImportError as error:
-        raise ConfigError(f"The hub needs {error.name}: pip install 'dpc-jupyter[hub]'") from error
+        raise ConfigError(f"The hub needs {error.name}: in a checkout, pip install '.[hub]'") from error
     settings = Settings(origin, database or str(home_of(ctx).path / "hub.sqlite3"), redis)
     run(check(settings))
+    _check_free(host, port)
     running = server(settings, Listen(host, port, tls_cert, tls_key, proxy))
     if tls_cert is not None:
         say(f"Certificate's SHA-256 fingerprint: {_fingerprint(tls_cert)}")
@@ -71,6 +74,20 @@ def hub(
     running.run()
     if not running.started:
         raise ConfigError(f"The hub could not start on {shown_host}:{port}.")
+
+
+def _check_free(host: str, port: int) -> None:
+    """The address that is printed must be one that the hub has."""
+    try:
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        socket.create_server(address[:2], family=family).close()
+    except OSError as error:
+        taken = error.errno == errno.EADDRINUSE
+        raise ConfigError(
+            f"Port {port} is taken: name a free one by --port."
+            if taken
+            else f"The hub cannot listen at {host}, port {port}: {error.strerror}."
+        ) from error
 
 
 def _fingerprint(certificate: Path) -> str:

@@ -12,11 +12,11 @@ from dpc_jupyter.errors import InvitationError
 from dpc_jupyter.home import Home
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.invitations import VALID, Invitations
+from dpc_jupyter.node.invitations import EXPIRES, VALID, Invitations
 from dpc_jupyter.node.status import JoinedHost
 from dpc_jupyter.wording import INVITATION_HEAD, doubts, invitation_rows, invited, joined_host, several
 
-_EXPIRES = "When the permission ends: 12h or 7d from joining, a date, or never (as without it)."
+_EXPIRES = "When the permission ends: 12h or 7d from joining, a date, or never."
 _VALID = "How long the line can be used: 12h, 7d, or a date."
 _MODELS = "What may be used, commas between; * at the end for a family; may be repeated. Default: all models."
 _LIMIT = "running, queued, requests_per_minute or tokens_per_day; may be repeated."
@@ -28,7 +28,7 @@ def invite(
     name: Annotated[str | None, typer.Argument(help="What to call whoever joins.")] = None,
     models: Annotated[list[str] | None, typer.Option("--models", "--model", help=_MODELS)] = None,
     group: Annotated[str | None, typer.Option(help="Let in as a member of this group.")] = None,
-    expires: Annotated[str | None, typer.Option(help=_EXPIRES)] = None,
+    expires: Annotated[str, typer.Option(help=_EXPIRES)] = EXPIRES,
     limit: Annotated[list[str] | None, typer.Option(metavar="NAME=N", help=_LIMIT)] = None,
     valid: Annotated[str, typer.Option(help=_VALID)] = VALID,
     address: Annotated[list[str] | None, typer.Option(metavar="HOST:PORT", help=_ADDRESS)] = None,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import socket
 import ssl
 import time
 from typing import Any, TypeVar
@@ -203,8 +204,21 @@ class Account:
         return kind(f"The hub at {self.origin} refused ({status}): {why}")
 
     def _silence(self, error: Exception) -> ConnectError:
-        why = label(str(error), 200) or type(error).__name__
-        return ConnectError(f"The hub at {self.origin} does not answer: {why}")
+        return ConnectError(f"The hub at {self.origin} does not answer: {_why(error)}")
+
+
+def _why(error: Exception) -> str:
+    causes: list[BaseException] = [error]
+    for each in causes:  # httpx and anyio wrap what the system said
+        causes += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
+        causes += [cause for cause in (each.__cause__, each.__context__) if cause is not None and cause not in causes]
+    if any(isinstance(each, ConnectionRefusedError) for each in causes):
+        return "nothing listens there"
+    if any(isinstance(each, socket.gaierror) for each in causes):
+        return "no machine of that name is known"
+    if any(isinstance(each, httpx.TimeoutException | TimeoutError) for each in causes):
+        return f"it was silent for {_TIMEOUT_S:g} s"
+    return label(str(error), 200) or type(error).__name__
 
 
 def read(body: bytes | str, shape: type[T]) -> T:

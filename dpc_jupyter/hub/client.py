@@ -14,6 +14,7 @@ import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from dpc_jupyter.errors import ConfigError, ConnectError, DpcError, HandshakeError
 from dpc_jupyter.hub.account import Account, read
@@ -21,6 +22,7 @@ from dpc_jupyter.hub.adverts import Advert, FoundNode, FoundNodes, Offer
 from dpc_jupyter.hub.limits import Rate
 from dpc_jupyter.hub.trust import Trust
 from dpc_jupyter.hub.wire import (
+    CALLING,
     NODE_ID,
     PAYLOAD_LIMIT_BYTES,
     REPLACED,
@@ -61,12 +63,23 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class HubState:
-    """Whether this node can be found and called; `reason` says why not, `since` in unix seconds."""
+    """Whether this node can be found and called; `reason` says why not, `since` in unix seconds.
+
+    The reason stands behind the origin, and does not say it once more.
+    """
 
     origin: str
     online: bool
     reason: str
     since: float
+
+
+def _ended(error: ConnectionClosed) -> str:
+    """Why a websocket ended, by the close code that the hub sent."""
+    if error.rcvd is None:
+        return "the connection broke"
+    ends: dict[int, str] = {CloseCode.SERVICE_RESTART: "it is restarting", CloseCode.GOING_AWAY: "it is shutting down"}
+    return ends.get(error.rcvd.code) or label(error.rcvd.reason, 200) or f"it closed the connection ({error.rcvd.code})"
 
 
 class HubClient:
@@ -113,7 +126,7 @@ class HubClient:
         self._name = label(name, 128) or "node"
         self._query = {"session": session, "offers": str(takes_offers).lower()}
         self._on_signal, self._on_refused, self._on_state = on_signal, on_refused, on_state
-        self._state = HubState(self._account.origin, False, "It is being called.", time.time())
+        self._state = HubState(self._account.origin, False, CALLING, time.time())
         self._advert: dict[str, Any] | None = None
         self._socket: ClientConnection | None = None
         self._awaits = awaits
@@ -136,7 +149,8 @@ class HubClient:
             self._running.cancel()
             await asyncio.gather(self._running, return_exceptions=True)
         await self._account.close()
-        self._set_state("It was stopped.")
+        # Not told: whoever stops it knows, and an owner reads in it that something is wrong.
+        self._state = HubState(self._account.origin, False, "It was stopped.", time.time())
 
     async def signal(self, target_node_id: str, payload: dict[str, Any], session: str = "") -> None:
         """Send a payload to another node, or to one session of it; `on_refused` hears if it cannot be delivered.
@@ -150,7 +164,7 @@ class HubClient:
         if len(raw) > PAYLOAD_LIMIT_BYTES:
             raise ConnectError(f"A signal through the hub has at most {PAYLOAD_LIMIT_BYTES} bytes.")
         if self._socket is None:
-            raise ConnectError(f"The hub at {self._account.origin} is not reached: {self._state.reason}")
+            raise ConnectError(f"The hub at {self._account.origin} is not reached. {self._state.reason}")
         await self._send(self._socket, SignalToHub(target_node_id, msgspec.Raw(raw), session))
 
     async def advertise(self, advert: Advert | None) -> None:
@@ -205,7 +219,7 @@ class HubClient:
             async for text in socket:
                 self._hear(text)
         except ConnectionClosed as error:
-            why = label(str(error), 200)
+            why = _ended(error)
         except ConnectError as error:
             why = str(error)
         finally:
@@ -245,7 +259,7 @@ class HubClient:
         try:
             await socket.send(encode(message).decode())
         except ConnectionClosed as error:
-            raise ConnectError(f"The hub at {self._account.origin} was lost: {label(str(error), 200)}") from error
+            raise ConnectError(f"The hub at {self._account.origin} was lost: {_ended(error)}") from error
 
     def _hear(self, text: str | bytes) -> None:
         whose = _WHOSE.match(text) if isinstance(text, str) else None
@@ -263,6 +277,8 @@ class HubClient:
             _log.exception("A listener failed on what came through the hub.")
 
     def _set_state(self, reason: str, *, online: bool = False) -> None:
+        hub = f"The hub at {self._account.origin} "
+        reason = f"It {reason.removeprefix(hub)}" if reason.startswith(hub) else reason
         if (online, reason) != (self._state.online, self._state.reason):
             self._state = HubState(self._account.origin, online, reason, time.time())
             if self._on_state is not None:

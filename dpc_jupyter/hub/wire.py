@@ -24,6 +24,8 @@ NODE_ID = r"dpc-node-[0-9a-f]{32}"
 SESSION = r"[0-9A-Za-z_.-]{0,64}"
 # Close codes for private use (RFC 6455 section 7.4.2), after the HTTP statuses that mean the same.
 EXPIRED, REPLACED = 4401, 4409
+# Why a node is not online yet, before the first word of its hub.
+CALLING = "It is being called."
 _DOMAIN = b"dpc-hub1-login\0"
 _HOST = re.compile(r"[0-9a-z_:-]{1,63}(\.[0-9a-z_-]{1,63})*\.?")  # labels as long as DNS has them
 _PORTS = {"http": 80, "https": 443}

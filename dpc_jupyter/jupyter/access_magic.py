@@ -18,7 +18,7 @@ from dpc_jupyter.jupyter.arguments import fill_in, parse
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
-from dpc_jupyter.node.invitations import VALID
+from dpc_jupyter.node.invitations import EXPIRES, VALID
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.wording import (
@@ -137,7 +137,12 @@ class AccessMagics(Magics):
     @argument("guest", nargs="?", metavar="name", help="what to call whoever joins")
     @argument("--models", "--model", action="append", help="what may be used, commas between; default: all models")
     @argument("--group", help="let in as a member of this group")
-    @argument("--expires", metavar="WHEN", help="when the permission ends: 12h or 7d from joining, a date, or never")
+    @argument(
+        "--expires",
+        metavar="WHEN",
+        default=EXPIRES,
+        help="when the permission ends: 12h or 7d (default) from joining, a date, or never",
+    )
     @argument("--valid", metavar="WHEN", default=VALID, help="how long the line can be used: 12h, 7d (default), a date")
     @argument(
         "--limit",

@@ -70,7 +70,7 @@ def parse_leading(magics: Magics, name: str, line: str, fill: Callable[[str], st
         if action is None and not flag.startswith("--") and (action := options.get(flag[:2])) is not None:
             flag, equals, value = flag[:2], "=", flag[2:] + equals + value  # -t0.2
         if action is None:
-            raise UsageError(_unknown(flag, list(options)))
+            raise UsageError(f"{_unknown(flag, list(options))} A prompt that begins with a dash goes behind --")
         if action.nargs != 0 and not equals:
             following = _WORD.match(line, at)
             if following is None:
@@ -119,4 +119,4 @@ def _unknown(flag: str, known: list[str]) -> str:
     near = [bare[each] for each in bare if each.startswith(word)] if len(word) > 1 else []
     near = near or [bare[each] for each in difflib.get_close_matches(word, bare, 1, _LIKE)]
     meant = f"did you mean {near[0]}?" if near else f"there are {', '.join(sorted(known, key=str.lower))}."
-    return f"{flag} is no option: {meant} A prompt that begins with a dash goes behind --"
+    return f"{flag} is no option: {meant}"

@@ -30,6 +30,7 @@ class HubMagics(Magics):
     @one_line
     @magic_arguments()
     @argument("hub", nargs="?", default="show", help="a hub's address, off, search, or show")
+    @argument("words", nargs="*", metavar="name", help="for search: as --name")
     @argument("--fingerprint", default="", metavar="SHA256", help="of a self-signed hub's certificate, as it prints it")
     @argument("--ca-file", metavar="FILE", help="PEM certificates to trust instead of this machine's")
     @argument("--model", default="", help="for search: a part of its name")
@@ -44,13 +45,19 @@ class HubMagics(Magics):
             %dpc_hub https://hub.example.org:8890
             %dpc_hub https://192.0.2.7:8890 --fingerprint 6f0c...
             %dpc_hub off
+            %dpc_hub search anna
             %dpc_hub search --model llama
 
         A hub sees who is online and who calls whom; prompts and answers never go there.
         """
         wanted = parse(self, "dpc_hub", line)
+        words = " ".join(wanted.words)
         if wanted.hub == "search":
-            self._search(wanted.model, wanted.name, wanted.group)
+            if words and wanted.name:
+                raise UsageError(f"Which name? {label(words)!r} and {label(wanted.name)!r} were given.")
+            self._search(wanted.model, wanted.name or words, wanted.group)
+        elif words:
+            raise UsageError(f"{label(words)!r} is one word too many.")
         elif wanted.hub == "show":
             self._show()
         elif wanted.hub == "off":

@@ -11,6 +11,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
+from dpc_jupyter.hub.wire import CALLING
 from dpc_jupyter.jupyter.arguments import fill_in, parse
 from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, linked
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
@@ -33,6 +34,10 @@ from dpc_jupyter.wording import (
 
 if TYPE_CHECKING:
     from dpc_jupyter.node.thread import BackgroundNode
+
+
+# A hub that is there has answered by then; what is said before would be wrong as soon as it is read.
+_FIRST_WORD_S = 1.0
 
 
 @magics_class
@@ -241,6 +246,10 @@ class NodeMagics(Magics):
     def _say_who_we_are(self) -> None:
         node = self._notebook.node()
         status = node.status()
+        until = time.monotonic() + _FIRST_WORD_S
+        while status.hub.endswith(CALLING) and time.monotonic() < until:
+            time.sleep(0.05)
+            status = node.status()
         print(f"{status.name} is {status.node_id}.")
         if status.access_error:
             print(f"Nobody is let in: {status.access_error}")

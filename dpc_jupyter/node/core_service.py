@@ -19,6 +19,7 @@ from dpc_jupyter.errors import (
     Busy,
     ConnectError,
     DpcError,
+    HandshakeError,
     InvalidRequest,
     InvitationError,
     PeerNotConnected,
@@ -32,7 +33,7 @@ from dpc_jupyter.node.asking import LOCAL, Asking
 from dpc_jupyter.node.directory import Directory, PeerUri
 from dpc_jupyter.node.host import Host, provider_info
 from dpc_jupyter.node.invitations import Invitations, Joined
-from dpc_jupyter.node.joining import Joining
+from dpc_jupyter.node.joining import Joining, other_hub
 from dpc_jupyter.node.ladder import Attempt
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.network import Network
@@ -292,12 +293,19 @@ class CoreService:
         invitation = Invitation.parse(line)
         if invitation.node_id == self.identity.node_id:
             raise InvitationError("This is an invitation of your own node: send it to whom it is for.")
-        if not invitation.addresses and self._presence.hub is None:
+        hub = self._presence.hub
+        cure = other_hub(invitation, "" if hub is None else hub.state.origin)
+        if not invitation.addresses and hub is None:
             raise InvitationError(
-                f"This host opens no port: it is called over the hub at {invitation.hub} alone. If that is your lab's, "
-                f"name it by %dpc_hub {invitation.hub} for the next start, and use the same invitation."
+                f"This host opens no port: it is called over the hub at {label(invitation.hub, 200)} alone. {cure}"
             )
-        peer = await self._reach.connect_by(invitation, name, timeout_s)
+        try:
+            peer = await self._reach.connect_by(invitation, name, timeout_s)
+        except (ConnectError, HandshakeError) as error:  # where it has moved, another node may have its old address
+            if not cure:
+                raise
+            named = f"The invitation names the hub at {label(invitation.hub, 200)}."
+            raise type(error)(f"{error} {named} {cure}") from error
         status = self._peer_status(peer)
         if peer.closed:
             raise ConnectError(f"The link to {status.name} ended at once. Use the same invitation again.")

@@ -79,6 +79,8 @@ class Directory:
         self._rules = rules
         self._known: dict[str, dict[str, Any]] = home.read_peers()
         self._lost: dict[str, str] = {}
+        self._linked: set[str] = set()
+        self._ended_at: dict[str, float] = {}  # in memory: a write is for what outlives the process
 
     @property
     def known(self) -> dict[str, dict[str, Any]]:
@@ -94,6 +96,7 @@ class Directory:
         reached, it keeps those that it had. `way` is the name of the `ladder.Way` that worked.
         """
         self._lost.pop(node_id, None)
+        self._linked.add(node_id)
         before = self._known.get(node_id, {})
 
         def change(known: dict[str, Any]) -> dict[str, Any]:
@@ -120,11 +123,19 @@ class Directory:
         """It could not be reached, or its link has ended."""
         if node_id in self._known:
             self._lost[node_id] = reason
+        if node_id in self._linked:
+            self._linked.remove(node_id)
+            self._ended_at[node_id] = time.time()
 
     def peers(self) -> tuple[KnownPeer, ...]:
         """Every peer that was dialled once."""
         return tuple(
-            KnownPeer(node_id, self.name_of(node_id), _seen(entry), self._lost.get(node_id, ""))
+            KnownPeer(
+                node_id,
+                self.name_of(node_id),
+                max(_seen(entry), self._ended_at.get(node_id, 0.0)),
+                self._lost.get(node_id, ""),
+            )
             for node_id, entry in self._known.items()
         )
 
@@ -182,7 +193,7 @@ class Directory:
             raise PeerNotConnected(f"{label(words)!r} may be {' or '.join(sorted(found))}: use the node id.")
         names = sorted({self.name_of(node_id) for node_id in known})
         hint = f"Known: {', '.join(names)}." if names else "Connect first: %dpc_connect dpc://..."
-        raise PeerNotConnected(f"Peer {label(words)} is not connected. {hint}")
+        raise PeerNotConnected(f"Nobody is known as {label(words)}. {hint}")
 
 
 def _uris(entry: Mapping[str, Any]) -> list[str]:

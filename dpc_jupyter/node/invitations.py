@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +18,7 @@ from dpc_jupyter import firewall
 from dpc_jupyter.errors import ConfigError, InvitationError
 from dpc_jupyter.firewall.access_file import end_of
 from dpc_jupyter.home import Home
+from dpc_jupyter.hub.trust import is_loopback
 from dpc_jupyter.hub.wire import origin_of
 from dpc_jupyter.node.access import Access, limits_of, moment
 from dpc_jupyter.node.network import Network
@@ -26,7 +28,8 @@ from dpc_jupyter.protocol.invitation import ADDRESSES_LIMIT, ID_BYTES, SECRET_BY
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 
-VALID = "7d"
+# What the command line, the notebook and the form propose: who is to stay for longer is meant to.
+VALID = EXPIRES = "7d"
 # As the list of refused nodes: more than anybody keeps an eye on.
 INVITATIONS_LIMIT = 100
 # So long the owner can see what became of one.
@@ -52,6 +55,7 @@ class _Kept(msgspec.Struct, frozen=True, omit_defaults=True):
     revoked: bool = False
     used_by: str = ""
     used_at: float = 0.0
+    here_alone: bool = False
 
     def state(self, now: float) -> str:
         if self.used_by:
@@ -131,7 +135,8 @@ class Invitations:
         terms = _Kept("", name, now, 0, tuple(models), group, expires, tuple(limits))
         _admission(document, _ANYBODY, terms)
         where = list(dict.fromkeys([*map(_address, addresses), *self._whereabouts.addresses()]))
-        hub = "" if where else Network.read(self._home).hub
+        where, hub = where[:ADDRESSES_LIMIT], Network.read(self._home).hub
+        hub = hub and origin_of(hub)
         if not (where or hub):
             raise InvitationError(
                 "No node of this home listens, so there is no address to invite to. Run %dpc_start --share first, "
@@ -141,10 +146,15 @@ class Invitations:
             self._host_id,
             secrets.token_hex(ID_BYTES),
             secrets.token_bytes(SECRET_BYTES),
-            tuple(where[:ADDRESSES_LIMIT]),
-            hub and origin_of(hub),
+            tuple(where),
+            hub,
         )
-        entry = msgspec.structs.replace(terms, secret=made.secret.hex(), valid_until=_end_of_line(valid, expires))
+        entry = msgspec.structs.replace(
+            terms,
+            secret=made.secret.hex(),
+            valid_until=_end_of_line(valid, expires),
+            here_alone=all(map(is_loopback, _hosts(made))),
+        )
         with self._home.locked():
             kept = self._read(document)
             open_ones = [each for each in kept.values() if each.state(now) == "open"]
@@ -262,6 +272,7 @@ class Invitations:
             entry.limits,
             entry.valid_until,
             entry.used_by,
+            entry.here_alone,
         )
 
     def _read(self, document: firewall.Document) -> dict[str, _Kept]:
@@ -313,14 +324,20 @@ def _address(typed: str) -> str:
     raise InvitationError(f"{label(typed)!r} is no address: write host:port, an IPv6 address in brackets.")
 
 
+def _hosts(made: Invitation) -> list[str]:
+    hosts = [each.rpartition(":")[0].strip("[]") for each in made.addresses]
+    return [*hosts, urlsplit(made.hub).hostname or ""] if made.hub else hosts
+
+
 def _end_of_line(valid: str, expires: str | None) -> float:
     """When the line ends, in unix seconds: a permission that ends on a day needs no line behind that day."""
-    ends = moment(valid)
-    if ends in (None, "", "never"):
-        raise ConfigError("An invitation must end: write how long its line can be used, such as 12h, 7d, or a date.")
-    is_day = bool(expires) and str(expires)[:4].isdigit() and not str(expires)[:-1].isdigit()
     try:
-        moments = [end_of(str(each)) for each in (ends, *([expires] if is_day else []))]
-    except (ValueError, OverflowError):
-        raise ConfigError(f"{label(valid)!r} is no end: write 12h, 7d, or a date such as 2027-01-31.") from None
-    return min(moments).timestamp()
+        ends = end_of(moment(valid) or "")
+        if ends <= dt.datetime.now(dt.UTC):
+            raise ValueError
+    except (ConfigError, ValueError, OverflowError):
+        raise ConfigError(
+            f"{label(valid)!r} is no end of a line: write how long it can be used, such as 12h, 7d, or a date to come."
+        ) from None
+    is_day = bool(expires) and str(expires)[:4].isdigit() and not str(expires)[:-1].isdigit()
+    return min(ends, end_of(str(expires)) if is_day else ends).timestamp()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
+from urllib.parse import urlsplit
 
-from dpc_jupyter.errors import ConnectError, DpcError, InvitationError, PeerLost
+from dpc_jupyter.errors import ConnectError, DpcError, InvitationError, PeerLost, UriError
+from dpc_jupyter.hub.trust import is_loopback
+from dpc_jupyter.hub.wire import origin_of
 from dpc_jupyter.node.invitations import Invitations, Joined
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.tasks import Tasks
@@ -20,6 +24,29 @@ REFUSED = (
 )
 # Every refusal leaves so long after its claim: how long the disk took tells nothing, either.
 REFUSED_AFTER_S = 0.25
+
+
+def other_hub(invitation: Invitation, ours: str) -> str:
+    """What a joiner may do about the hub that a line names, whom no way led to its host.
+
+    Parameters
+    ----------
+    ours : str
+        The origin of the hub that this node uses; empty for none.
+
+    Returns
+    -------
+    str
+        Empty where the line names none, or ours. It is the word of whoever wrote the line, so what may not stand in a
+        command does not, and what would be refused is not proposed.
+    """
+    named = invitation.hub
+    if named in ("", ours):
+        return ""
+    with suppress(UriError):
+        if origin_of(named) == named and (named.startswith("https:") or is_loopback(urlsplit(named).hostname or "")):
+            return f"If that is your lab's, set it by %dpc_hub {named} and use the same invitation again."
+    return "Ask its owner for another line: nobody can use that hub."
 
 
 class Joining:

@@ -158,9 +158,7 @@ class Presence:
     async def search(self, *, model: str = "", name: str = "", group: str = "") -> tuple[FoundNode, ...]:
         """As `CoreService.search`."""
         if self.hub is None:
-            raise ConnectError(
-                f"No hub is set. %dpc_hub https://... sets one in {self._home.network_path}."
-            )
+            raise ConnectError(f"No hub is set. %dpc_hub https://... sets one in {self._home.network_path}.")
         return await self.hub.search(model=model, name=name, group=group)
 
     async def advertise(self) -> None:

@@ -79,6 +79,8 @@ class InvitationStatus:
         Unix seconds.
     used_by : str
         Node id; empty while nobody has joined by it.
+    here_alone : bool
+        No way that its line names leads here from another machine.
     """
 
     invite_id: str
@@ -90,6 +92,7 @@ class InvitationStatus:
     limits: tuple[str, ...]
     valid_until: float
     used_by: str
+    here_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,7 +49,8 @@ class Invitation:
     addresses : tuple of str
         ``host:port`` of the host, the likeliest first; an IPv6 address in brackets.
     hub : str
-        Of a host that no address leads to: the hub that it is called over, ``https://host:port``.
+        The hub that it is called over, ``https://host:port``: the one way where no address leads to it, and the one
+        that lasts where it moves.
     """
 
     node_id: str
@@ -87,7 +88,7 @@ class Invitation:
         if packed[0] != VERSION:
             raise InvitationError(
                 f"This invitation is of version {packed[0]}, and this dpc-jupyter reads version {VERSION}: "
-                "update the older side (pip install --upgrade dpc-jupyter)."
+                "update the older side."
             )
         node, rest = packed[1 : 1 + _NODE_BYTES], packed[1 + _NODE_BYTES :]
         invite_id, secret, addresses = rest[:ID_BYTES], rest[ID_BYTES:][:SECRET_BYTES], rest[ID_BYTES + SECRET_BYTES :]

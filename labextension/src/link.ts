@@ -142,7 +142,7 @@ export class KernelLink implements IDisposable {
       if (content.status === 'error') {
         this._problem =
           content.ename === 'ModuleNotFoundError'
-            ? this._t("dpc_jupyter is not installed in this kernel's Python: run %pip install dpc-jupyter there.")
+            ? this._t("dpc_jupyter is not installed in this kernel's Python: install it there, too.")
             : this._t('dpc_jupyter could not be loaded: %1', content.evalue.slice(0, 300));
         this._setPhase('absent');
         return;

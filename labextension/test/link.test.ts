@@ -150,7 +150,7 @@ describe('the link to a kernel', () => {
     await phase(link, 'absent');
     await link.load();
     expect(link.phase).toBe('absent');
-    expect(link.problem).toContain('%pip install dpc-jupyter');
+    expect(link.problem).toContain('install it there, too');
   });
 
   it('is found when the user has loaded it himself', async () => {

@@ -343,7 +343,7 @@ def test_the_choice_of_a_face_is_the_notebooks_and_one_that_fails_leaves_it(
 ) -> None:
     assert screen.call("choose", host="anna", model="stub-2") == {"id": linked, "name": "anna", "model": "stub-2"}
     assert screen.state["chosen"] == {"id": linked, "name": "anna", "model": "stub-2"}
-    with pytest.raises(Refused, match=r"^Peer nobody is not connected"):
+    with pytest.raises(Refused, match=r"^Nobody is known as nobody"):
         screen.call("choose", host="nobody")
     assert (notebook.host, notebook.model) == (linked, "stub-2")
     screen.call("disconnect", host="anna")

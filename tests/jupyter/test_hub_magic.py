@@ -73,6 +73,10 @@ def test_the_hub_is_searched_from_a_cell(
     set_hub(asker_home, hub.url)
     with host_at(hub, tmp_path / "host", asker) as node:
         until_in_thread(lambda: "anna" in str(kernel.ok("%dpc_hub search --model stub\nimport time; time.sleep(1)")))
+        assert "anna" in kernel.ok("%dpc_hub search ann --model stub").text
+        assert "shows nobody such" in kernel.ok("%dpc_hub search nobody").stdout
+        assert "Which name?" in kernel.run("%dpc_hub search ann --name anna").sentence
+        assert "'now' is one word too many" in kernel.run("%dpc_hub off now").sentence
         found = kernel.ok("%dpc_hub search --name ann")
         assert found.text.splitlines()[1].split() == ["anna", node.status().node_id, "stub-1"]
         assert "That is the hub's word." in found.stdout

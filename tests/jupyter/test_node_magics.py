@@ -119,9 +119,10 @@ def test_an_invitation_is_made_listed_and_taken_back_and_its_cell_says_who_came(
     assert kernel.ok("%dpc_invite --list").stdout == "There are no invitations: %dpc_invite NAME\n"
     kernel.ok("%dpc_start --share --listen 127.0.0.1 --port 0\nwho = 'anna'")
     made = kernel.ok("%dpc_invite {who} --models llama3.1:8b,qwen3:8b --expires 7d")
-    first, line, terms, *doubts = made.stdout.splitlines()
+    first, line, terms, where, *doubts = made.stdout.splitlines()
     assert re.fullmatch(r"Send this line to anna and to nobody else\. It works once, until .* UTC:", first)
     assert terms == "anna may then use llama3.1:8b, qwen3:8b, for 7d from joining." and len(doubts) == 2
+    assert where.startswith("The line works on this machine alone")
     assert made.text == "Nobody has joined by it yet."
     listed = kernel.ok("%dpc_invite --list").text
     assert "anna" in listed and "open" in listed and line not in listed
@@ -138,7 +139,8 @@ def test_an_invitation_is_made_listed_and_taken_back_and_its_cell_says_who_came(
     finally:
         joiner.stop()
     assert "used by anna" in kernel.ok("%dpc_invite --list").text
-    kernel.ok("%dpc_invite bob --valid 12h")
+    assert "all models, for 7d from joining." in kernel.ok("%dpc_invite bob --valid 12h").stdout
+    assert "prompt" not in kernel.run("%dpc_invite --hlp").sentence
     assert kernel.ok("%dpc_invite --revoke bob").stdout == "The invitation for bob is taken back.\n"
     assert "No open invitation is for 'bob'" in kernel.run("%dpc_invite --revoke bob").sentence
     kernel.ok("%dpc_firewall off")

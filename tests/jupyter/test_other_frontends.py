@@ -34,7 +34,7 @@ def test_nbclient_keeps_the_final_text_and_stops_at_a_refusal(
         f"%dpc_connect {stub_host.uri} --name anna", "%dpc_ask -H anna Hello", "%dpc_ask -H carol Hello", "print('no')"
     )
     client = NotebookClient(made, timeout=60, resources={"metadata": {"path": str(tmp_path)}})
-    with pytest.raises(CellExecutionError, match="Peer carol is not connected") as stopped:
+    with pytest.raises(CellExecutionError, match="Nobody is known as carol") as stopped:
         client.execute(env=environment)
     assert "Traceback" not in str(stopped.value)
     (answer,) = made.cells[2].outputs
@@ -84,7 +84,7 @@ def test_a_plain_ipython_terminal_prints_the_pieces_and_survives_ctrl_c(
     enter("%dpc_ask -H anna What's it?", 3)
     shell.expect(r"The answer\.\r\n\x1b\[2manna · stub-1 · 2 tokens")
     enter("%dpc_ask -H carol Hello", 4)
-    shell.expect(re.escape("\x1b[31mPeer carol is not connected."))
+    shell.expect(re.escape("\x1b[31mNobody is known as carol."))
     stub_host.engine.texts, stub_host.engine.tokens, stub_host.engine.pause_s = (), 100_000, 0.01
     enter("%dpc_ask -H anna Go on", 5)
     shell.expect("stub stub")

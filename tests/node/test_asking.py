@@ -191,7 +191,7 @@ async def test_a_prompt_with_half_a_character_is_refused_and_the_link_lives(allo
 
 
 async def test_an_unknown_host_is_named_with_the_fix(allowed: Pair) -> None:
-    with pytest.raises(PeerNotConnected, match=r"Peer carol is not connected\. Known: anna\."):
+    with pytest.raises(PeerNotConnected, match=r"Nobody is known as carol\. Known: anna\."):
         allowed.asker.execute_ai_query("hello", "carol")
 
 

@@ -78,8 +78,18 @@ def test_a_beginning_that_two_share_is_ambiguous(directory: Directory) -> None:
 
 
 def test_nobody_of_that_name_lists_who_is_known(directory: Directory) -> None:
-    with pytest.raises(PeerNotConnected, match=r"Peer dora is not connected\. Known: anna\."):
+    with pytest.raises(PeerNotConnected, match=r"Nobody is known as dora\. Known: anna\."):
         directory.find("dora", [])
+
+
+def test_a_peer_was_last_seen_when_its_link_ended_and_not_when_a_dial_failed(
+    directory: Directory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = directory.peers()[0].last_seen
+    for later_s, seen in ((600, began + 600), (900, began + 600)):
+        monkeypatch.setattr("time.time", lambda at=began + later_s: at)
+        directory.note_lost(ID, "gone")
+        assert directory.peers()[0].last_seen == seen
 
 
 def test_a_name_is_kept_by_the_first_who_had_it_unless_a_user_gives_it_away(directory: Directory) -> None:

@@ -185,7 +185,7 @@ async def test_a_host_is_linked_to_only_if_it_is_not(allowed: Pair, monkeypatch:
     assert (await allowed.asker.link_to(allowed.host_id)).name == "anna"
     assert not allowed.asker_link.closed
     assert (await allowed.asker.link_to(str(allowed.host.uri))).node_id == allowed.host_id
-    with pytest.raises(PeerNotConnected, match="Peer carol is not connected"):
+    with pytest.raises(PeerNotConnected, match="Nobody is known as carol"):
         await allowed.asker.link_to("carol")
 
 

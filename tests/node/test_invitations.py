@@ -32,10 +32,12 @@ from dpc_jupyter.node import invitations as module
 from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.invitations import INVITATIONS_LIMIT, Invitations
+from dpc_jupyter.node.network import set_hub
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.protocol.invitation import Invitation, proof
 from dpc_jupyter.protocol.messages import Ext, InviteClaim, InviteResult, Message
+from dpc_jupyter.wording import invited
 from node.conftest import MakeHome, MakeNode
 from node.processes import headless
 from node.stub import PIECE, StubEngine
@@ -522,6 +524,27 @@ async def test_when_no_address_answers_all_are_named_and_the_line_stays_good(
     assert (await anna.join(str(made))).known_as == "anna"
 
 
+@pytest.mark.parametrize(
+    ("hub", "said"),
+    [
+        ("https://hub.example.org:8890", "by %dpc_hub https://hub.example.org:8890 and use the same invitation again."),
+        ("http://127.0.0.1:8890", "by %dpc_hub http://127.0.0.1:8890 and use the same invitation again."),
+        ("http://hub.example.org", "nobody can use that hub."),
+        ("https://[--fingerprint]:1", "nobody can use that hub."),
+    ],
+)
+async def test_a_joiner_whose_ways_fail_hears_of_the_lines_hub_and_gets_no_command_that_is_none(
+    host: CoreService, anna: CoreService, hub: str, said: str
+) -> None:
+    made = host.invitations.make("anna")
+    for addresses, error in (("127.0.0.1:1",), ConnectError), ((), InvitationError):
+        with pytest.raises(error) as failed:
+            await anna.join(str(Invitation(made.node_id, made.invite_id, made.secret, addresses, hub)))
+        assert f"the hub at {hub}" in str(failed.value) and str(failed.value).endswith(said)
+    assert joining.other_hub(made, "") == ""
+    assert joining.other_hub(Invitation(made.node_id, made.invite_id, made.secret, (), hub), hub) == ""
+
+
 # The owner's side.
 
 
@@ -560,6 +583,29 @@ async def test_a_node_that_takes_every_address_is_invited_to_at_those_of_the_mac
     assert Invitations(home, Access(home)).make("bob").addresses[0] == "192.0.2.99:8889"
 
 
+@pytest.mark.parametrize(
+    ("address", "hub", "here_alone"),
+    [
+        ("", "", True),
+        ("localhost:1", "", True),
+        ("[::1]:1", "", True),
+        ("192.0.2.7", "", False),
+        ("", "https://hub.example.org", False),
+        ("", "http://127.0.0.1:8890", True),
+    ],
+)
+async def test_a_line_has_the_hub_beside_the_addresses_and_its_owner_is_told_when_it_leads_nowhere_else(
+    host: CoreService, address: str, hub: str, here_alone: bool
+) -> None:
+    set_hub(host.home, hub)
+    made = host.invitations.make("anna", addresses=(address,) if address else ())
+    read = Invitation.parse(str(made))
+    assert read == made and read.hub == hub and len(read.addresses) == 1 + bool(address)
+    status = host.invitations.status(made.invite_id)
+    assert status.here_alone is here_alone
+    assert ("works on this machine alone" in " ".join(invited(status, host.access.rules))) is here_alone
+
+
 async def test_an_invitation_is_refused_while_the_access_file_is_broken_and_its_line_is_named(
     host: CoreService,
 ) -> None:
@@ -574,9 +620,11 @@ async def test_an_invitation_is_refused_while_the_access_file_is_broken_and_its_
     [
         ({"expires": "soon"}, "is no end"),
         ({"expires": "2020-01-01"}, "lies in the past"),
-        ({"valid": "never"}, "must end"),
-        ({"valid": ""}, "must end|is no end"),
-        ({"valid": "2020-01-01"}, "lies in the past"),
+        ({"valid": "never"}, "is no end of a line"),
+        ({"valid": ""}, "is no end of a line"),
+        ({"valid": "0h"}, "is no end of a line"),
+        ({"valid": "1s"}, "12h, 7d, or a date to come\\.$"),
+        ({"valid": "2020-01-01"}, "is no end of a line"),
         ({"valid": "2027-13-01"}, "is no end"),
         ({"limits": ("runing=2",)}, "is no limit"),
         ({"limits": ("running=0",)}, "whole number"),

@@ -159,7 +159,7 @@ async def test_an_invitation_of_a_host_without_a_port_leads_over_its_hub(
         await until(lambda: host.status().hub.startswith("online"))
         line = str(await asyncio.to_thread(host.invitations.make, "bob"))
         assert len(line) < 120
-        with pytest.raises(InvitationError, match=f"opens no port: .* %dpc_hub {hub.url} for the next start"):
+        with pytest.raises(InvitationError, match=f"opens no port: .* %dpc_hub {hub.url} and use the same"):
             await hubless.join(line)
         joined = await joiner.join(line)
         assert (joined.host.kind, joined.known_as) == ("WebRTC", "bob")
