@@ -12,7 +12,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.core.magic_arguments import argument, magic_arguments
 
 from dpc_jupyter.jupyter.arguments import fill_in, parse
-from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, linked
+from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, asks, linked
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.node.directory import short
@@ -200,8 +200,7 @@ class NodeMagics(Magics):
         wanted = parse(self, "dpc_host", line)
         if wanted.host:
             self._notebook.choose(wanted.host, wanted.model)
-        model = f" for {label(self._notebook.model)}" if self._notebook.model else ""
-        print(f"This notebook asks {label(self._notebook.host_name)}{model}.")
+        print(asks(self._notebook))
 
     @line_magic
     @no_var_expand

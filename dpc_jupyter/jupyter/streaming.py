@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from dpc_jupyter.errors import AccessDenied, DpcError, ModelNotFound
 from dpc_jupyter.jupyter.interrupts import HeldInterrupt
-from dpc_jupyter.jupyter.notebook import linked
+from dpc_jupyter.jupyter.notebook import link, linked
 from dpc_jupyter.jupyter.one_line import Interrupted
 from dpc_jupyter.node.answer import Answer, TextDelta
 from dpc_jupyter.node.thread import AnswerReader, BackgroundNode
@@ -59,7 +59,7 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> Drawn:
     Parameters
     ----------
     host : str
-        As `CoreService.execute_ai_query`, or a ``dpc://`` address, which is linked to first.
+        ``local``, or as `notebook.link`: it is linked to if need be.
     question
         As `CoreService.execute_ai_query`.
 
@@ -81,7 +81,7 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> Drawn:
 def collect(node: BackgroundNode, face: Face, left: UnfinishedRequest) -> Drawn:
     """Draw the answer to a question of a process that has ended; returns as `ask`. Its host is linked to if need be."""
     try:
-        node.run(node.service.link_to(left.host))
+        link(node, left.host)
     except DpcError as error:
         return _unlinked(left.host, error)
     return _draw(node, face, left.host, left.model or None, lambda: node.collect(left.request_id))

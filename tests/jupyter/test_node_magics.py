@@ -180,7 +180,8 @@ def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: Runn
     assert "anna" in kernel.ok("%dpc_status").text
     assert kernel.ok("%dpc_disconnect anna").stdout == "Disconnected from anna.\n"
     assert kernel.ok("%dpc_peers").stdout.startswith("Nobody is linked")
-    assert "Try %dpc_connect anna" in kernel.run("%dpc_ask -H anna Hello").sentence
+    kernel.ok("%dpc_ask -H anna --max-tokens 4 Hello")
+    assert "anna" in kernel.ok("%dpc_peers").text
 
 
 def test_one_who_is_not_let_in_is_told_what_to_send(stub_host: StubHost, kernel: Kernel, asker: Identity) -> None:
