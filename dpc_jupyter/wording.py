@@ -366,7 +366,8 @@ def joined_host(joined: JoinedHost) -> list[str]:
     """What a joiner should know: who let her in as whom, what she may use there, and how."""
     host, name = joined.host, label(joined.host.name)
     word = name if is_word(name) else host.node_id
-    sentences = [f"Joined {name} ({host.node_id}): its owner calls you {label(joined.known_as) or 'by your node id'}."]
+    us = label(joined.known_as) or "by your node id"
+    sentences = [f"Joined {name} ({host.node_id}) {reached(host)}: its owner calls you {us}."]
     if host.models:
         return [*sentences, offered(name, host.models, ""), f"Ask it: %dpc_ask -H {word} Hello"]
     if not joined.sharing:

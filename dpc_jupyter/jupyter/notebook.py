@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dpc_jupyter.errors import ConnectError, DpcError
 from dpc_jupyter.node.directory import Directory, is_node_id
+from dpc_jupyter.protocol.invitation import PREFIX
 from dpc_jupyter.protocol.messages import ChatMessage
 from dpc_jupyter.sanitize import label
 
@@ -56,6 +57,11 @@ def asks(notebook: Notebook) -> str:
     """Whom a notebook asks, as a sentence."""
     model = f" for {label(notebook.model)}" if notebook.model else ""
     return f"This notebook asks {label(notebook.host_name)}{model}."
+
+
+def is_invitation(pasted: str) -> bool:
+    """Whether somebody gave an invitation where an address or a name is meant: then she joins by it."""
+    return PREFIX in pasted
 
 
 def turn_of(question: ChatMessage, answer: Answer) -> tuple[ChatMessage, ...]:
