@@ -36,10 +36,14 @@ def ordinal(number: int) -> str:
     return f"{number}{suffix}"
 
 
-def waiting(status: RemoteInferenceStatus | None, host_name: str, model: str | None, waited_s: float) -> str:
-    """Where a request stands: ``2nd in line at anna · about 40 s``."""
+def waiting(
+    status: RemoteInferenceStatus | None, host_name: str, model: str | None, waited_s: float, *, away: bool = False
+) -> str:
+    """Where a request stands: ``2nd in line at anna · about 40 s``; of a host that is `away`, what its note says."""
     where, what = label(host_name), label(model or "") or "the model"
-    if status is None:
+    if away and status is not None and status.note:
+        line = label(status.note, 128)
+    elif status is None:
         line = f"asking {where}"
     elif status.state == "queued":
         line = f"{ordinal(status.position)} in line at {where}" if status.position else f"in line at {where}"
@@ -47,7 +51,7 @@ def waiting(status: RemoteInferenceStatus | None, host_name: str, model: str | N
             line += f" · about {max(status.eta_s, 1):.0f} s"
     else:
         line = f"loading {what} at {where}" if status.state == "loading" else f"{where} is reading the prompt"
-    if status is not None and status.note:
+    if status is not None and status.note and not away:
         line += f" · {label(status.note)}"
     return line if waited_s < 2 else f"{line} · {waited_s:.0f} s so far"
 
@@ -367,7 +371,8 @@ def joined_host(joined: JoinedHost) -> list[str]:
     """What a joiner should know: who let her in as whom, what she may use there, and how."""
     host, name = joined.host, label(joined.host.name)
     word = name if is_word(name) else host.node_id
-    sentences = [f"Joined {name} ({host.node_id}): its owner calls you {label(joined.known_as) or 'by your node id'}."]
+    us = label(joined.known_as) or "by your node id"
+    sentences = [f"Joined {name} ({host.node_id}) {reached(host)}: its owner calls you {us}."]
     if host.models:
         return [*sentences, offered(name, host.models, ""), f"Ask it: %dpc_ask -H {word} Hello"]
     if not joined.sharing:

@@ -410,7 +410,7 @@ def test_one_line_lets_somebody_in_while_a_host_serves(cli: Cli, home: Home, tmp
         assert "anna may then use smollm2:135m, for 7d from joining, with running=1." in made.stderr
         joined = cli("join", made.stdout[:30], made.stdout[30:])
         assert joined.stdout.splitlines() == [
-            f"Joined test-host ({host.node_id}): its owner calls you anna.",
+            f"Joined test-host ({host.node_id}) by TLS at {host.uri[6:].partition('?')[0]}: its owner calls you anna.",
             "test-host lets you use: smollm2:135m.",
             "Ask it: dpc-jupyter ask --host test-host Hello",
         ], joined

@@ -181,9 +181,9 @@ class Chat:
                 if isinstance(item, TextDelta):
                     pieces.append(plain(item.text))
                     shown.foot = f"{stream.pieces / max(now - began, 0.1):.0f} tokens/s"
-                elif not pieces:
-                    shown.foot = waiting(item, stream.host_name, model, now - began)
-                if now >= draw_at:
+                elif not pieces or stream.away or item.state != "running":
+                    shown.foot = waiting(item, stream.host_name, model, now - began, away=stream.away)
+                if now >= draw_at or stream.away:  # nothing may come that would draw it later
                     await self._draw(shown, "".join(pieces))
                     draw_at = time.monotonic() + interval_s(len(shown.text))
         except RequestCancelled:

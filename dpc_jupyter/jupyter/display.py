@@ -93,6 +93,7 @@ class CellAnswer:
         self._chars = self._pieces = 0
         self._began = 0.0
         self._stale = False
+        self._pause, self._paused_at = "", 0.0
         self._next_at = time.monotonic() + QUIET_S
 
     def wait(self, line: str) -> None:
@@ -103,10 +104,21 @@ class CellAnswer:
 
             self._draw({"text/plain": line, "text/html": f'<div style="{_QUIET_STYLE}">{text_to_html(line)}</div>'})
 
+    def pause(self, line: str) -> None:
+        """Say below the text why it does not go on; as `wait` where there is none."""
+        if not self._chars:
+            self.wait(line)
+        elif not self._raw and line != self._pause:
+            self._paused_at = self._paused_at or time.monotonic()
+            self._pause, self._stale = line, True
+
     def add(self, piece: str) -> None:
         """Take the next piece, and draw if it is time."""
         if not self._chars:
             self._next_at, self._began = 0.0, time.monotonic()
+        if self._pause:  # which is no time of the model's
+            self._began += time.monotonic() - self._paused_at
+            self._pause, self._paused_at = "", 0.0
         self._text.append(piece)
         self._chars += len(piece)
         self._pieces += 1
@@ -121,7 +133,7 @@ class CellAnswer:
         text = self._text[0]
         marks = text.count("$") + text.count("\\(") + text.count("\\[")
         typeset = marks <= _LIVE_FORMULAS and text.count("\\") <= _LIVE_COMMANDS
-        self._draw(bundle(text, "" if self._raw else self._speed(now), raw=self._raw, typeset=typeset))
+        self._draw(bundle(text, "" if self._raw else self._pause or self._speed(now), raw=self._raw, typeset=typeset))
         spent = time.monotonic() - now
         self._next_at = now + max(interval_s(self._chars), _RENDER_SHARE * spent)
         self._stale = False

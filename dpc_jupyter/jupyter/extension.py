@@ -16,7 +16,8 @@ from dpc_jupyter.jupyter.completion import Completer
 from dpc_jupyter.jupyter.faces import Faces
 from dpc_jupyter.jupyter.hub_magic import HubMagics
 from dpc_jupyter.jupyter.node_magics import NodeMagics
-from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.jupyter.notebook import Notebook, asks
+from dpc_jupyter.jupyter.saved_host import saved_host
 from dpc_jupyter.node.answer import Answer
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ def load_ipython_extension(shell: InteractiveShell) -> None:
     if shell.display_formatter is not None:
         shell.display_formatter.ipython_display_formatter.for_type(Answer, show)
     setattr(shell, _LOADED, loaded)
+    if (saved := saved_host()) is not None and notebook.restore(saved.host, saved.model):
+        print(asks(notebook))
 
 
 def keep_question_marks(lines: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from IPython.core.magic_arguments import argument, magic_arguments
 
 from dpc_jupyter.hub.wire import CALLING
 from dpc_jupyter.jupyter.arguments import fill_in, parse
-from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, linked
+from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, asks, is_invitation, linked
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.node.directory import short
@@ -91,7 +91,12 @@ class NodeMagics(Magics):
     @no_var_expand
     @one_line
     @magic_arguments()
-    @argument("where", nargs="?", default="", help="a dpc:// address, or the name of a peer that was linked before")
+    @argument(
+        "where",
+        nargs="?",
+        default="",
+        help="a dpc:// address, an invitation, or the name of a peer met before",
+    )
     @argument("--name", help="what to call the peer here")
     def dpc_connect(self, line: str) -> None:
         """Link to a peer, and see which of its models you may use.
@@ -108,6 +113,9 @@ class NodeMagics(Magics):
         where = fill_in(wanted.where, self._notebook.variables, self._shell)
         if not where:
             raise UsageError(f"{wanted.where} is empty: put the address into it that the host's owner gives you.")
+        if is_invitation(where):
+            self._offer(self._join(where, wanted.name))
+            return
         node = self._notebook.node()
         peer = node.run(node.service.connect(where, name=wanted.name))
         models = node.run(node.service.models(peer.node_id))
@@ -141,8 +149,7 @@ class NodeMagics(Magics):
         pasted = fill_in("".join(wanted.invitation), self._notebook.variables, self._shell) + cell
         if not pasted.strip():
             raise UsageError("By which invitation? %dpc_join dpc-invite:... with the line that the host's owner sent.")
-        node = self._notebook.node()
-        print(*joined_host(node.run(node.service.join(pasted, name=wanted.name))), sep="\n")
+        self._offer(self._join(pasted, wanted.name))
 
     @line_magic
     @no_var_expand
@@ -204,9 +211,9 @@ class NodeMagics(Magics):
         """
         wanted = parse(self, "dpc_host", line)
         if wanted.host:
-            self._notebook.choose(wanted.host, wanted.model)
-        model = f" for {label(self._notebook.model)}" if self._notebook.model else ""
-        print(f"This notebook asks {label(self._notebook.host_name)}{model}.")
+            host = self._join(wanted.host, None).node_id if is_invitation(wanted.host) else wanted.host
+            self._notebook.choose(host, wanted.model)
+        print(asks(self._notebook))
 
     @line_magic
     @no_var_expand
@@ -242,6 +249,18 @@ class NodeMagics(Magics):
             print("Nothing yet.")
             return
         show_table(USAGE_HEAD, usage_rows(sums, node.service.directory.name_of))
+
+    def _join(self, invitation: str, name: str | None) -> PeerStatus:
+        """Join, and say so."""
+        node = self._notebook.node()
+        joined = node.run(node.service.join(invitation, name=name))
+        print(*joined_host(joined), sep="\n")
+        return joined.host
+
+    def _offer(self, joined: PeerStatus) -> None:
+        if joined.models and self._notebook.host == LOCAL:
+            word = joined.name if is_word(joined.name) else joined.node_id
+            print(f"Or make it this notebook's host: %dpc_host {word}")
 
     def _say_who_we_are(self) -> None:
         node = self._notebook.node()

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dpc_jupyter.errors import ConnectError, DpcError
+from dpc_jupyter.node.directory import Directory, is_node_id
+from dpc_jupyter.protocol.invitation import PREFIX
 from dpc_jupyter.protocol.messages import ChatMessage
+from dpc_jupyter.sanitize import label
 
 if TYPE_CHECKING:
     from dpc_jupyter.home import Home
@@ -23,8 +27,41 @@ UNANSWERED = "No answer came: this question is no part of the conversation."
 
 
 def linked(node: BackgroundNode, host: str) -> str:
-    """A host to ask: the node id of a ``dpc://`` address, which is linked to if need be; anything else as it is."""
-    return node.run(node.service.connect(host)).node_id if host.startswith("dpc:") else host
+    """A host to ask: its node id, linked to if need be, or ``local``; raises as `link`."""
+    return host if host == LOCAL else link(node, host).node_id
+
+
+def link(node: BackgroundNode, host: str) -> PeerStatus:
+    """The link to a host, made if there is none.
+
+    Parameters
+    ----------
+    host : str
+        A peer's name or node id, or a ``dpc://`` address.
+
+    Raises
+    ------
+    PeerNotConnected, ConnectError, HandshakeError
+        Nobody is called so, or it cannot be linked to; the sentence names it.
+    """
+    try:
+        return node.run(node.service.link_to(host))
+    except ConnectError as error:
+        if ":" in host:  # the sentence has the address
+            raise
+        name = node.service.directory.name_of(host) if is_node_id(host) else label(host)
+        raise type(error)(f"{name} cannot be reached: {error}") from error
+
+
+def asks(notebook: Notebook) -> str:
+    """Whom a notebook asks, as a sentence."""
+    model = f" for {label(notebook.model)}" if notebook.model else ""
+    return f"This notebook asks {label(notebook.host_name)}{model}."
+
+
+def is_invitation(pasted: str) -> bool:
+    """Whether somebody gave an invitation where an address or a name is meant: then she joins by it."""
+    return PREFIX in pasted
 
 
 def turn_of(question: ChatMessage, answer: Answer) -> tuple[ChatMessage, ...]:
@@ -56,6 +93,8 @@ class Notebook:
         Whom ``%dpc_ask`` asks when no ``--host`` is given: ``local`` or a node id, and what it is called here.
     model : str or None
         Which of the host's models; None for its first.
+    restored : bool
+        The choice is the one of the notebook's file, and nobody has made another since.
     changed : callable
         Called when something here has changed that a face shows.
     drawn : (Answer, int), optional
@@ -66,6 +105,7 @@ class Notebook:
     host: str = LOCAL
     host_name: str = "this machine"
     model: str | None = None
+    restored: bool = False
     changed: Callable[[], None] = lambda: None
     conversations: dict[str, Conversation] = field(default_factory=dict)
     drawn: tuple[Answer, int] | None = None
@@ -100,20 +140,36 @@ class Notebook:
         Raises
         ------
         PeerNotConnected, ConnectError, HandshakeError
-            Nobody is called so, or it cannot be linked to; the choice stays as it was.
+            As `notebook.link`; the choice stays as it was.
         """
         if host == LOCAL:
             self.host, self.host_name = LOCAL, "this machine"
         else:
             peer = self.link(host)
             self.host, self.host_name = peer.node_id, peer.name
-        self.model = model
+        self.model, self.restored = model, False
         self.changed()
 
+    def restore(self, host: str, model: str | None) -> bool:
+        """Ask the host of a saved notebook, if this machine has met it; nobody is called, and no node is started.
+
+        A notebook from a stranger must not make its reader's machine call anybody.
+        """
+        if host != LOCAL:
+            try:
+                access = self.access
+                directory = Directory(self.home, lambda: access.rules)
+            except DpcError:  # whoever asks hears of it
+                return False
+            if host not in directory.known and access.rules.name_of(host) == host:
+                return False
+            self.host_name = directory.name_of(host)
+        self.host, self.model, self.restored = host, model, True
+        return True
+
     def link(self, host: str) -> PeerStatus:
-        """The link to a host, made if need be; raises as `choose`."""
-        node = self.node()
-        return node.run(node.service.link_to(host))
+        """As `notebook.link`, by this notebook's node."""
+        return link(self.node(), host)
 
     def share(self) -> str:
         """Turn sharing on, and listen; returns the URI to give away."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from dpc_jupyter.errors import AccessDenied, DpcError, ModelNotFound
 from dpc_jupyter.jupyter.interrupts import HeldInterrupt
-from dpc_jupyter.jupyter.notebook import linked
+from dpc_jupyter.jupyter.notebook import link, linked
 from dpc_jupyter.jupyter.one_line import Interrupted
 from dpc_jupyter.node.answer import Answer, TextDelta
 from dpc_jupyter.node.thread import AnswerReader, BackgroundNode
@@ -24,6 +24,9 @@ class Face(Protocol):
 
     def wait(self, line: str, /) -> None:
         """Say where the request stands."""
+
+    def pause(self, line: str, /) -> None:
+        """Say why no text comes for now, though some has come."""
 
     def add(self, piece: str, /) -> None:
         """Take the next piece of text."""
@@ -40,7 +43,8 @@ class TerminalFace:
 
     def __init__(self, terminal: TerminalAnswer) -> None:
         self._terminal = terminal
-        self.wait, self.add = terminal.wait, terminal.add
+        # Only where the text has ended a line: a part of one cannot be written anew.
+        self.wait, self.pause, self.add = terminal.wait, terminal.wait, terminal.add
 
     def tick(self) -> None:
         """Everything is printed already."""
@@ -59,7 +63,7 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> Drawn:
     Parameters
     ----------
     host : str
-        As `CoreService.execute_ai_query`, or a ``dpc://`` address, which is linked to first.
+        ``local``, or as `notebook.link`: it is linked to if need be.
     question
         As `CoreService.execute_ai_query`.
 
@@ -81,7 +85,7 @@ def ask(node: BackgroundNode, face: Face, host: str, **question: Any) -> Drawn:
 def collect(node: BackgroundNode, face: Face, left: UnfinishedRequest) -> Drawn:
     """Draw the answer to a question of a process that has ended; returns as `ask`. Its host is linked to if need be."""
     try:
-        node.run(node.service.link_to(left.host))
+        link(node, left.host)
     except DpcError as error:
         return _unlinked(left.host, error)
     return _draw(node, face, left.host, left.model or None, lambda: node.collect(left.request_id))
@@ -93,6 +97,7 @@ def _unlinked(host: str, error: DpcError) -> Drawn:
 
 def _draw(node: BackgroundNode, face: Face, host: str, model: str | None, begin: Callable[[], AnswerReader]) -> Drawn:
     started, status, thought = time.monotonic(), None, 0
+    here_at = started  # when its host was not away
     failure: DpcError | Interrupted | None = None
     with HeldInterrupt() as interrupt:
         reader = begin()
@@ -100,7 +105,10 @@ def _draw(node: BackgroundNode, face: Face, host: str, model: str | None, begin:
             for item in reader:
                 if interrupt.pressed:
                     break
+                now, away = time.monotonic(), reader.away
+                here_at = here_at if away else now
                 if isinstance(item, TextDelta) and item.text:
+                    status = None  # what is said from now on is of a text that has stopped
                     face.add(item.text)
                     continue
                 if isinstance(item, TextDelta):
@@ -108,8 +116,11 @@ def _draw(node: BackgroundNode, face: Face, host: str, model: str | None, begin:
                 elif isinstance(item, RemoteInferenceStatus):
                     status = item
                 name = reader.answer.host_name if reader.answer else host
-                line = waiting(status, name, model, time.monotonic() - started)
-                face.wait(f"{name} is thinking · {thought} words so far" if thought else line)
+                line = waiting(status, name, model, now - (here_at if away else started), away=away)
+                if status is not None and (away or status.state != "running"):
+                    face.pause(line)
+                else:
+                    face.wait(f"{name} is thinking · {thought} words so far" if thought else line)
                 face.tick()
         except DpcError as error:
             failure = error

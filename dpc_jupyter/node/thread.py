@@ -84,6 +84,11 @@ class AnswerReader:
             self._stream.cancel()
 
     @property
+    def away(self) -> bool:
+        """As `AnswerStream.away`."""
+        return self._stream is not None and self._stream.away
+
+    @property
     def answer(self) -> Answer | None:
         """What has come so far; None if the request could not even be sent."""
         return None if self._stream is None else self._stream.answer

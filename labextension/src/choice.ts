@@ -40,11 +40,17 @@ export type Restoring = { do: 'nothing' } | { do: 'choose'; choice: IChoice } | 
 /**
  * What to do about a saved choice when a kernel is met.
  *
- * A kernel that has a choice keeps it. A host that this machine never met is not linked to: a notebook from a stranger
- * must not make its reader's machine call anybody.
+ * A kernel that has a choice keeps it; but what it has read from the file may be older than the page's, which is not
+ * saved yet. A host that this machine never met is not linked to: a notebook from a stranger must not make its reader's
+ * machine call anybody.
  */
 export function restoring(saved: IChoice | null, chosen: IChosen, hosts: readonly IHost[]): Restoring {
-  if (saved === null || !isDefault(chosen)) {
+  if (chosen.restored) {
+    saved ??= { host: LOCAL, name: LOCAL, model: null };
+    if (saved.host === chosen.id && saved.model === chosen.model) {
+      return { do: 'nothing' };
+    }
+  } else if (saved === null || !isDefault(chosen)) {
     return { do: 'nothing' };
   }
   const isKnown = hosts.some(host => host.id === saved.host);

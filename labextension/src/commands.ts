@@ -85,8 +85,8 @@ export function addCommands({ commands, tracker, current, chooseHost, openPanel,
     execute: async () => {
       const { value } = await InputDialog.getText({
         title: t('Connect to a peer'),
-        label: t('The dpc:// address that its owner gave you, or the name of a peer you met before'),
-        placeholder: 'dpc://…',
+        label: t('The dpc:// address or the invitation that its owner sent you, or the name of a peer you met before'),
+        placeholder: t('Address, name or invitation'),
         okLabel: t('Connect')
       });
       const peer = value?.trim() && (await call<{ name: string }>('connect', { address: value.trim(), name: null }));

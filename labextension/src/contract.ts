@@ -25,6 +25,8 @@ export interface IChosen {
   id: string;
   name: string;
   model: string | null;
+  /** As the notebook's file says it: nobody has chosen since. */
+  restored?: boolean;
 }
 
 /** The sections that Lab's own pieces read; the views read them all. */

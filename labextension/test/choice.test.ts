@@ -50,6 +50,15 @@ describe('when a kernel is met', () => {
   it('a kernel that has a choice keeps it', () =>
     expect(restoring(saved, { id: 'dpc-node-2', name: 'lab', model: null }, hosts('local', ANNA))).toEqual({ do: 'nothing' }));
 
+  it('a choice that the kernel has read from the file is as good as its page', () => {
+    const restored = { id: ANNA, name: 'anna', model: 'llama3-70b', restored: true };
+    expect(restoring(saved, restored, hosts('local', ANNA))).toEqual({ do: 'nothing' });
+    const newer = { host: 'dpc-node-2', name: 'lab', model: null };
+    expect(restoring(newer, restored, hosts('local', ANNA, 'dpc-node-2'))).toEqual({ do: 'choose', choice: newer });
+    const back = { host: 'local', name: 'local', model: null };
+    expect(restoring(null, restored, hosts('local', ANNA))).toEqual({ do: 'choose', choice: back });
+  });
+
   it('a notebook without a choice leaves it alone', () =>
     expect(restoring(null, LOCAL, hosts('local'))).toEqual({ do: 'nothing' }));
 });

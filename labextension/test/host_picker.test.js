@@ -306,6 +306,7 @@ describe("connecting by address", () => {
     el.querySelector(".dpc-plus").click();
     const form = el.querySelector("form");
     expect(document.activeElement).toBe(form.elements.address);
+    expect(form.elements.address.placeholder).toBe("Address, name or invitation");
     form.elements.address.value = "dpc://x";
     form.elements.name.value = "anna";
     form.requestSubmit();

@@ -116,6 +116,39 @@ def test_a_restarted_kernel_asks_the_saved_host_once_it_has_loaded_us(
     assert notebook.run(3).strip() == f"{anna.node_id} None True"
 
 
+def test_run_all_on_a_reopened_notebook_asks_its_host_from_the_first_cell_on(
+    open_notebook: Open, page: Page, lab: Lab, anna: RunningHost
+) -> None:
+    before = open_notebook(LOAD, f"%dpc_connect {anna.uri} --name anna")
+    before.run(0)
+    before.run(1)
+    saved = {"dpc": {"host": anna.node_id, "name": "anna", "model": None}}
+    notebook = open_notebook(
+        LOAD, "%%dpc_ask -t 0 --max-tokens 8\nHi", "%dpc_ask -t 0 --max-tokens 8 Hi", metadata=saved
+    )
+    page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells')")
+    expect(notebook.output(0)).to_contain_text("This notebook asks anna.")
+    for index in (1, 2):
+        expect(notebook.output(index)).to_contain_text(f"anna · {SMOLLM2.name}")
+    expect(toolbar(page)).to_contain_text("anna")
+    assert metadata(lab, notebook) == saved["dpc"]
+    for cell in lab.read(notebook.name).cells[1:]:
+        assert [output.metadata["dpc"]["host"] for output in cell.outputs] == [anna.node_id]
+
+
+def test_a_choice_that_was_not_saved_yet_is_newer_than_what_the_kernel_reads(
+    open_notebook: Open, page: Page, lab: Lab, anna: RunningHost
+) -> None:
+    before = open_notebook(LOAD, f"%dpc_connect {anna.uri} --name anna")
+    before.run(0)
+    before.run(1)
+    notebook = open_notebook(LOAD, metadata={"dpc": {"host": anna.node_id, "name": "anna", "model": None}})
+    page.evaluate("jupyterapp.shell.currentWidget.model.deleteMetadata('dpc')")
+    assert "This notebook asks anna." in notebook.run(0)
+    expect(toolbar(page)).to_contain_text("Local")
+    assert metadata(lab, notebook) is None
+
+
 def test_two_notebooks_ask_two_hosts(open_notebook: Open, page: Page, anna: RunningHost, carol: RunningHost) -> None:
     asked = {}
     for name, host in (("anna", anna), ("carol", carol)):

@@ -77,7 +77,7 @@ class Kernel:
         self._client.wait_for_ready(timeout=LIMIT_S)
         self.pid = int(self.value("__import__('os').getpid()"))
         bare = psutil.Process(self.pid).memory_info().rss
-        self.ok("%load_ext dpc_jupyter")
+        self.loading_said = self.ok("%load_ext dpc_jupyter").stdout
         self.loaded_bytes = psutil.Process(self.pid).memory_info().rss - bare
 
     def run(self, code: str, *, interrupt_when: Callable[[Ran], bool] | None = None) -> Ran:

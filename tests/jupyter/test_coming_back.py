@@ -40,7 +40,6 @@ def after(killed: None, environment: dict[str, str]) -> Iterator[Kernel]:
 def test_the_same_cell_in_a_new_kernel_collects_its_answer_and_the_engine_runs_once(
     after: Kernel, stub_host: StubHost, asker_home: Home
 ) -> None:
-    after.ok("%dpc_connect anna")
     ran = after.ok(CELL)
     assert ran.text.startswith((PIECE * 4).strip()) and after.value("ideas.text") == PIECE * 4
     assert len(stub_host.engine.seen) == 1

@@ -586,6 +586,17 @@ def test_one_click_for_one_model_gives_back_nothing_that_had_ended(screen: Scree
     assert preview["gains"] == ["dave"]
 
 
+def test_an_invitation_does_where_an_address_does(screen: Screen, stub_host: StubHost, asker: Identity) -> None:
+    service = stub_host.node.service
+    service.access.deny("tester")
+    line = f" {service.invitations.make('anna', models=('stub-1',))}\n"
+    node_id = service.identity.node_id
+    assert screen.call("connect", address=line, name="lab") == {"id": node_id, "name": "lab"}
+    assert service.access.is_known(asker.node_id)
+    with pytest.raises(Refused, match=r"damaged|not whole"):
+        screen.call("connect", address=line[:40], name=None)
+
+
 def test_an_invitation_is_made_shown_and_taken_back_from_a_face(
     screen: Screen, node: BackgroundNode, asker_home: Home
 ) -> None:

@@ -156,15 +156,26 @@ def test_a_line_is_joined_by_as_it_was_pasted(kernel: Kernel, stub_host: StubHos
     assert broken.endswith("Copy the whole line, from dpc-invite: to its end, or ask for a new one.")
     half = len(str(made)) // 2
     said = kernel.ok(f"%%dpc_join --name lab\n> {str(made)[:half]}\n> {str(made)[half:]}\n").stdout.splitlines()
+    way = f"by TLS at {stub_host.uri[6:].partition('?')[0]}"
     assert said == [
-        f"Joined lab ({service.identity.node_id}): its owner calls you tester.",
+        f"Joined lab ({service.identity.node_id}) {way}: its owner calls you tester.",
         "lab lets you use: stub-1.",
         "Ask it: %dpc_ask -H lab Hello",
+        "Or make it this notebook's host: %dpc_host lab",
     ]
     assert kernel.ok("%dpc_ask -H lab Hello").status == "ok"
     kernel.ok(f"line = {str(made)!r}")
-    for again in (f'%dpc_join "{made}"', "%dpc_join {line}", f"%dpc_join {made}  # from the mail"):
+    for again in (
+        f'%dpc_join "{made}"',
+        "%dpc_join {line}",
+        f"%dpc_join {made}  # from the mail",
+        f"%dpc_connect {made}",
+    ):
         assert kernel.ok(again).stdout.splitlines() == said
+    assert kernel.ok(f"%dpc_host {made} stub-1").stdout.splitlines() == [
+        *said[:3],
+        "This notebook asks lab for stub-1.",
+    ]
     service.access.deny(asker.node_id)
     assert "This invitation cannot be used" in kernel.run(f"%dpc_join {made}").sentence
 
@@ -182,7 +193,8 @@ def test_links_models_status_and_usage_are_shown(kernel: Kernel, real_host: Runn
     assert "anna" in kernel.ok("%dpc_status").text
     assert kernel.ok("%dpc_disconnect anna").stdout == "Disconnected from anna.\n"
     assert kernel.ok("%dpc_peers").stdout.startswith("Nobody is linked")
-    assert "Try %dpc_connect anna" in kernel.run("%dpc_ask -H anna Hello").sentence
+    kernel.ok("%dpc_ask -H anna --max-tokens 4 Hello")
+    assert "anna" in kernel.ok("%dpc_peers").text
 
 
 def test_one_who_is_not_let_in_is_told_what_to_send(stub_host: StubHost, kernel: Kernel, asker: Identity) -> None:

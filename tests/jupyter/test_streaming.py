@@ -21,6 +21,9 @@ class BrokenFace:
 
     def wait(self, line: str, /) -> None: ...
 
+    def pause(self, line: str, /) -> None:
+        self.wait(line)
+
     def add(self, piece: str, /) -> None:
         raise OSError("the frontend is gone")
 

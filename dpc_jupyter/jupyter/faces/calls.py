@@ -15,7 +15,7 @@ from dpc_jupyter.errors import DpcError, InvalidRequest
 from dpc_jupyter.firewall import gains, parse_json, read_edits
 from dpc_jupyter.jupyter.chat import Chats
 from dpc_jupyter.jupyter.faces.state import NAME_CHARS, FoundView, found_views
-from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.jupyter.notebook import Notebook, is_invitation
 from dpc_jupyter.sanitize import label, plain
 from dpc_jupyter.wording import USAGE_HEAD, allowed, invited, several, usage_rows
 
@@ -62,8 +62,11 @@ class Calls:
         return {"id": self._notebook.host, "name": self._notebook.host_name, "model": self._notebook.model}
 
     def connect(self, address: str, name: str | None = None) -> dict[str, str]:
-        """Link to a peer by its address, or again by name or id."""
+        """Link to a peer by its address, or again by name or id; or join a host by its invitation."""
         node = self._notebook.node()
+        if is_invitation(address):
+            host = node.run(node.service.join(address, name=name or None)).host
+            return {"id": host.node_id, "name": host.name}
         peer = node.run(node.service.connect(address.strip(), name=name or None))
         node.run(node.service.models(peer.node_id))
         return {"id": peer.node_id, "name": peer.name}

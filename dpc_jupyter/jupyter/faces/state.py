@@ -105,12 +105,13 @@ class FoundView(Struct, frozen=True):
     models: tuple[str, ...]
 
 
-class Chosen(Struct, frozen=True):
-    """Whom a notebook asks; `model` None for the host's first."""
+class Chosen(Struct, frozen=True, omit_defaults=True):
+    """Whom a notebook asks; `model` None for the host's first. `restored` as of a `Notebook`."""
 
     id: str
     name: str
-    model: str | None = None
+    model: str | None
+    restored: bool = False
 
 
 class RequestView(Struct, frozen=True):

@@ -124,7 +124,8 @@ class Watcher:
 
     def _hosts(self, hosts: list[HostView]) -> dict[str, Any]:
         notebook = self._notebook
-        return {"hosts": hosts, "chosen": Chosen(notebook.host, label(notebook.host_name), notebook.model)}
+        chosen = Chosen(notebook.host, label(notebook.host_name), notebook.model, notebook.restored)
+        return {"hosts": hosts, "chosen": chosen}
 
     def _owners(self, access: Access, used: Mapping[str, int]) -> dict[str, Any]:
         """What the owner of this machine decides."""

@@ -184,8 +184,8 @@ export function connectForm(calls, t, done) {
     if (peer) done(peer);
   };
   return h("form", { key: "connect", class: "dpc-form", onsubmit: submit, "aria-label": t("Connect to a host") },
-    h("input", { name: "address", class: "dpc-input dpc-mono", required: true, placeholder: "dpc://…",
-      spellcheck: "false", autocomplete: "off", "aria-label": t("The dpc:// address that its owner gave you") }),
+    h("input", { name: "address", class: "dpc-input dpc-mono", required: true, placeholder: t("Address, name or invitation"),
+      spellcheck: "false", autocomplete: "off", "aria-label": t("The dpc:// address or the invitation that its owner sent you, or the name of a host you met before") }),
     h("div", { class: "dpc-fields" },
       h("input", { name: "name", class: "dpc-input", placeholder: t("Name, if you like"), autocomplete: "off",
         "aria-label": t("What you call that machine") }),
