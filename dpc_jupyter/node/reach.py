@@ -43,8 +43,13 @@ def _may_be_back(error: BaseException) -> bool:
     return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
 
 
-def _may_be_back_by_another_way(error: BaseException) -> bool:
-    """Of a link that a hub or a peer made: that nobody listens where the host listened once says nothing of it."""
+def _may_be_back_over_hub(error: BaseException) -> bool:
+    """Of a link that a hub made: that nobody listens where the host listened once says nothing of it."""
+    return isinstance(error, ConnectError)
+
+
+def _may_be_back_over_peer(error: BaseException) -> bool:
+    """Of a link that a peer carried: while that one is away, too, there is no way at all."""
     return isinstance(error, ConnectError | PeerNotConnected)
 
 
@@ -185,7 +190,7 @@ class Reach:
             return
         if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
             self._coming_back.add(peer.node_id)
-            may_be_back = _may_be_back_by_another_way if peer.rank else _may_be_back
+            may_be_back = (_may_be_back, _may_be_back_over_hub, _may_be_back_over_peer)[min(peer.rank, 2)]
             self._tasks.spawn(self._come_back(peer.node_id, name, reason, may_be_back))
         if peer.dialled and (peer.lost or peer.shut_down):
             self._keep(peer.node_id)

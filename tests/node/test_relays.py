@@ -148,7 +148,10 @@ async def test_bytes_of_a_node_are_bounded(trio: Trio) -> None:
     stream.cancel()
 
 
-async def test_a_dead_relay_is_told_by_name_and_the_partial_text_stays(trio: Trio) -> None:
+async def test_a_relay_that_stays_away_is_told_by_name_and_the_partial_text_stays(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpc_jupyter.node.reach.COME_BACK_S", 1.0)
     trio.relay()
     await trio.link()
     trio.engine.hold()
@@ -157,6 +160,27 @@ async def test_a_dead_relay_is_told_by_name_and_the_partial_text_stays(trio: Tri
     with pytest.raises(DpcError, match="anna was lost"):
         await stream.complete()
     assert stream.answer.text == PIECE
+
+
+async def test_an_answer_goes_on_when_its_relay_is_started_again(
+    trio: Trio, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dpc_jupyter.node.reach.RELINK_FIRST_S", 0.1)
+    monkeypatch.setattr("dpc_jupyter.node.reach.RELINK_LAST_S", 0.3)
+    trio.relay()
+    await trio.link()
+    trio.engine.hold()
+    stream = await trio.pair.started()
+    uri = trio.rita.uri
+    assert uri is not None
+    await trio.rita.stop()
+    await until(lambda: stream.away)
+    again = await make_node("rita", home=trio.rita.home)
+    await again.listen("127.0.0.1", uri.port)
+    await until(lambda: not stream.away)
+    trio.engine.gate.set()
+    assert (await stream.complete()).text == PIECE * 4
+    assert len(trio.engine.seen) == 1
 
 
 @pytest.mark.parametrize("how", ["drops", "reorders", "replays", "injects", "changes"])
