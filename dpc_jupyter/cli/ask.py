@@ -68,7 +68,7 @@ async def _ask(home: Home, where: str, question: dict[str, Any], terminal: Termi
                     terminal.add(item.text)
                 else:
                     waited_s = time.monotonic() - started
-                    terminal.wait(waiting(item, stream.host_name, question["model"], waited_s))
+                    terminal.wait(waiting(item, stream.host_name, question["model"], waited_s, away=stream.away))
         except (ModelNotFound, AccessDenied) as error:
             raise with_models(error, stream.answer, await service.models(host, timeout_s=1)) from None
         finally:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from datetime import UTC, datetime
 from typing import Any
@@ -37,7 +36,6 @@ from dpc_jupyter.wording import (
 )
 
 ACTIONS = ("show", "on", "off", "pause", "resume", "allow", "deny", "explain", "pending", "relay")
-_LOOK_S = 1.0
 
 
 @magics_class
@@ -118,7 +116,7 @@ class AccessMagics(Magics):
             )
             print(allowed(access.rules, datetime.now(UTC), node_id, models))
             print(access.explain(node_id).reason)
-            for doubt in doubts(before, models, wanted.group, self._models_here() if models else ()):
+            for doubt in doubts(before, models, wanted.group, self._notebook.models_here() if models else ()):
                 print(doubt)
         elif wanted.action == "deny":
             node_id = access.deny(wanted.who, wanted.what)
@@ -195,7 +193,7 @@ class AccessMagics(Magics):
             )
             about, *rest = invited(invitations.status(made.invite_id), access.rules)
             print(about, made, *rest, sep="\n")
-            for doubt in doubts(before, models, wanted.group, self._models_here() if models else ()):
+            for doubt in doubts(before, models, wanted.group, self._notebook.models_here() if models else ()):
                 print(doubt)
             self._tell_when_used(made.invite_id, wanted.guest)
 
@@ -221,19 +219,6 @@ class AccessMagics(Magics):
                 asyncio.get_running_loop().run_in_executor(None, look)
 
         ends = {"watch": node.service.subscribe(changed)}
-
-    def _models_here(self) -> list[str]:
-        """Of the engines that answer at once; without a running node none: a permission starts nothing."""
-        if (node := self._notebook.running) is None:
-            return []
-
-        async def look() -> list[str]:
-            async with asyncio.timeout(_LOOK_S):
-                return [model.model for model in await node.service.models()]
-
-        with contextlib.suppress(DpcError, TimeoutError):
-            return node.run(look())
-        return []
 
     def _filled(self, typed: Any) -> Any:
         """What was typed, with the notebook's variables in it: node ids are long."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from dpc_jupyter.node.thread import BackgroundNode
 
 LOCAL = "local"
+# An engine that hangs must not hold up an edit of the access file.
+_LOOK_S = 1.0
 # What is told of a question that `turn_of` leaves out.
 UNANSWERED = "No answer came: this question is no part of the conversation."
 
@@ -184,6 +188,19 @@ class Notebook:
         uri = str(node.run(node.service.listen(address, port)))
         self.changed()
         return uri
+
+    def models_here(self) -> list[str]:
+        """Of the engines that answer at once; without a running node none: a permission starts nothing."""
+        if (node := self.running) is None:
+            return []
+
+        async def look() -> list[str]:
+            async with asyncio.timeout(_LOOK_S):
+                return [model.model for model in await node.service.models()]
+
+        with contextlib.suppress(DpcError, TimeoutError):
+            return node.run(look())
+        return []
 
     def stop(self) -> bool:
         """Stop the node; whether one ran."""

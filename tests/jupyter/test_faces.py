@@ -607,6 +607,7 @@ def test_an_invitation_is_made_shown_and_taken_back_from_a_face(
     assert made["line"].startswith("dpc-invite:") and made["sentences"][1].startswith(
         "anna may then use llama3*, qwen3"
     )
+    assert any(each.startswith("No engine here has ") and "qwen3:8b" in each for each in made["sentences"])
     (shown,) = screen.state["invitations"]
     assert (shown["id"], shown["name"], shown["models"]) == (made["id"], "anna", ["llama3*", "qwen3:8b"])
     assert shown["permission"] == "for 7d from joining" and shown["until"].endswith(" UTC")

@@ -17,7 +17,7 @@ from dpc_jupyter.jupyter.chat import Chats
 from dpc_jupyter.jupyter.faces.state import NAME_CHARS, FoundView, found_views
 from dpc_jupyter.jupyter.notebook import Notebook, is_invitation
 from dpc_jupyter.sanitize import label, plain
-from dpc_jupyter.wording import USAGE_HEAD, allowed, invited, several, usage_rows
+from dpc_jupyter.wording import USAGE_HEAD, allowed, doubts, invited, several, usage_rows
 
 _LINE_CHARS = 1000
 
@@ -145,9 +145,11 @@ class Calls:
         self, name: str, models: tuple[str, ...] = (), group: str | None = None, expires: str | None = None
     ) -> dict[str, Any]:
         """Make an invitation; its line is told once."""
-        invitations = self._notebook.invitations
-        made = invitations.make(name, models=several(models), group=group or None, expires=expires or None)
-        sentences = invited(invitations.status(made.invite_id), self._notebook.access.rules)
+        invitations, access, models = self._notebook.invitations, self._notebook.access, several(models)
+        before = access.rules.document
+        made = invitations.make(name, models=models, group=group or None, expires=expires or None)
+        sentences = invited(invitations.status(made.invite_id), access.rules)
+        sentences += doubts(before, models, group or None, self._notebook.models_here() if models else ())
         return {"id": made.invite_id, "line": str(made), "sentences": sentences}
 
     def revoke_invitation(self, invite_id: str) -> dict[str, str]:
