@@ -84,8 +84,8 @@ class Reach:
         self._attempts: dict[str, tuple[Attempt, ...]] = {}
         self._tasks = Tasks()
 
-    async def connect(self, where: str, name: str | None, timeout_s: float) -> Peer:
-        """As `CoreService.connect`."""
+    async def connect(self, where: str, name: str | None, timeout_s: float, *, noted: bool = True) -> Peer:
+        """As `CoreService.connect`; a failure is `noted` as the reason why the peer is not linked."""
         if ":" in where:  # of any scheme: what is wrong with it is said
             uri = PeerUri.parse(where)
             return await self._reach(uri.node_id, [self._direct(uri, timeout_s)], name)
@@ -93,7 +93,7 @@ class Reach:
         ways = self._ways_to(node_id, timeout_s)
         if not ways:
             raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
-        return await self._reach(node_id, ways, name)
+        return await self._reach(node_id, ways, name, noted=noted)
 
     async def connect_by(self, invitation: Invitation, name: str | None, timeout_s: float) -> Peer:
         """Link to the host of an invitation: by the addresses that it names, and as to every other."""
@@ -106,7 +106,7 @@ class Reach:
         """As `CoreService.attempts`."""
         return self._attempts.get(node_id, ())
 
-    async def _reach(self, node_id: str, ways: Sequence[Way], name: str | None) -> Peer:
+    async def _reach(self, node_id: str, ways: Sequence[Way], name: str | None, *, noted: bool = True) -> Peer:
         # Two that connect at once share one link: a second one would replace the first.
         async with self._lock(node_id):
             peer = next((peer for peer in self._links.peers if peer.node_id == node_id and peer.dialled), None)
@@ -114,7 +114,8 @@ class Reach:
                 try:
                     peer, self._attempts[node_id] = await climb(ways)
                 except DpcError as error:
-                    self._directory.note_lost(node_id, str(error))
+                    if noted:
+                        self._directory.note_lost(node_id, str(error))
                     raise
         self._remember(peer, name)
         return peer
@@ -225,8 +226,8 @@ class Reach:
                 wait=wait_random_exponential(RELINK_FIRST_S, RELINK_LAST_S, min=RELINK_FIRST_S),
                 retry=retry_if_exception_type((ConnectError, PeerNotConnected)),
             ):
-                with attempt:
-                    await self.connect(node_id, None, _REDIAL_TIMEOUT_S)
+                with attempt:  # why the link ended tells more than that nobody is there since
+                    await self.connect(node_id, None, _REDIAL_TIMEOUT_S, noted=False)
 
     async def _find_better(self, link: ref[Peer]) -> None:
         """Move a link to a better way, some time after there is one; what is open goes on over it."""
