@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -32,6 +33,8 @@ from dpc_jupyter.sanitize import label
 COME_BACK_S = 600.0
 # A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
 _REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
+# A look around in the local network takes longer than a dial, which is what finds most hosts again.
+_LOOK_FIRST_S, _LOOK_EVERY_S = 3.0, 10.0
 # Of a link that nobody waits for: its node is restarted within seconds, or off for the night.
 RELINK_FIRST_S, RELINK_LAST_S = 1.0, 120.0
 # A laptop comes home, or a port is opened: nobody waits for it, and most better ways are there at once or never.
@@ -84,13 +87,15 @@ class Reach:
         self._attempts: dict[str, tuple[Attempt, ...]] = {}
         self._tasks = Tasks()
 
-    async def connect(self, where: str, name: str | None, timeout_s: float, *, noted: bool = True) -> Peer:
+    async def connect(
+        self, where: str, name: str | None, timeout_s: float, *, noted: bool = True, nearby: bool = True
+    ) -> Peer:
         """As `CoreService.connect`; a failure is `noted` as the reason why the peer is not linked."""
         if ":" in where:  # of any scheme: what is wrong with it is said
             uri = PeerUri.parse(where)
             return await self._reach(uri.node_id, [self._direct(uri, timeout_s)], name)
         node_id = self._directory.find(where, self._links.peers)
-        ways = self._ways_to(node_id, timeout_s)
+        ways = self._ways_to(node_id, timeout_s, nearby=nearby)
         if not ways:
             raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
         return await self._reach(node_id, ways, name, noted=noted)
@@ -131,9 +136,9 @@ class Reach:
 
     # The ways, best first.
 
-    def _ways_to(self, node_id: str, timeout_s: float) -> list[Way]:
+    def _ways_to(self, node_id: str, timeout_s: float, *, nearby: bool = True) -> list[Way]:
         ways = [self._direct(uri, timeout_s) for uri in self._directory.uris_of(node_id)]
-        if self._presence.looks_around:
+        if nearby and self._presence.looks_around:
             ways.append(Way("TLS in the local network", partial(self._dial_nearby, node_id, timeout_s)))
         return [*ways, *self._over_hub(node_id, timeout_s), *self._over_peers(node_id, timeout_s)]
 
@@ -189,11 +194,13 @@ class Reach:
         """From the node: requests that can go on over another link wait for it; whom we dialled is dialled again."""
         if self._stopping:
             return
-        if peer.node_id not in self._coming_back and self._requester.waiting_for(peer.node_id):
+        if peer.node_id in self._coming_back:
+            return
+        if self._requester.waiting_for(peer.node_id):
             self._coming_back.add(peer.node_id)
             may_be_back = (_may_be_back, _may_be_back_over_hub, _may_be_back_over_peer)[min(peer.rank, 2)]
             self._tasks.spawn(self._come_back(peer.node_id, name, reason, may_be_back))
-        if peer.dialled and (peer.lost or peer.shut_down):
+        elif peer.dialled and (peer.lost or peer.shut_down):
             self._keep(peer.node_id)
 
     def keep(self, where: str) -> None:
@@ -261,6 +268,7 @@ class Reach:
         self, node_id: str, name: str, reason: str, may_be_back: Callable[[BaseException], bool]
     ) -> None:
         """Get the link to a host back that requests wait for, or fail them once."""
+        look_at = time.monotonic() + _LOOK_FIRST_S
         try:
             async for attempt in AsyncRetrying(
                 wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
@@ -272,17 +280,20 @@ class Reach:
                     for back in self._links.peers:
                         if back.node_id == node_id:
                             self._requester.resume(back)
+                    if nearby := time.monotonic() > look_at:
+                        look_at = time.monotonic() + _LOOK_EVERY_S
                     if self._requester.waiting_for(node_id):
-                        await self._try_to_come_back(node_id, name)
+                        await self._try_to_come_back(node_id, name, nearby)
         except DpcError as error:
             cause = "its node has ended" if isinstance(error, NobodyListens) else reason
             self._requester.give_up(node_id, lost(name, cause))
+            self._keep(node_id)
         finally:
             self._coming_back.discard(node_id)
 
-    async def _try_to_come_back(self, node_id: str, name: str) -> None:
+    async def _try_to_come_back(self, node_id: str, name: str, nearby: bool) -> None:
         try:
-            await self.connect(node_id, None, _REDIAL_TIMEOUT_S)
+            await self.connect(node_id, None, _REDIAL_TIMEOUT_S, nearby=nearby)
         except (ConnectError, PeerNotConnected) as error:
             self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
             raise
