@@ -161,6 +161,7 @@ async def test_an_announcement_cannot_say_that_a_host_has_ended(
 async def test_an_impostor_at_one_way_does_not_end_the_wait_for_a_host_that_is_away(
     allowed: Pair, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("dpc_jupyter.node.reach._LOOK_FIRST_S", -1.0)
     liar = await make_node("liar", listen=True)
     assert liar.uri is not None
     nearby(allowed.asker, monkeypatch, (liar.uri.host, liar.uri.port))
