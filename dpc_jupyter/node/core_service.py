@@ -149,6 +149,7 @@ class CoreService:
             self._requester,
             self._presence,
             partial(self._write, self.directory.save),
+            self._news.tell,
         )
 
     async def start(self, listen: tuple[str, int] | None = None, *, takes_calls: bool | None = None) -> None:

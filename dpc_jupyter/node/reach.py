@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary, ref
 
 from tenacity import (
     AsyncRetrying,
+    RetryCallState,
     retry_if_exception,
     retry_if_exception_type,
     stop_after_delay,
@@ -46,13 +47,8 @@ def _may_be_back(error: BaseException) -> bool:
     return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
 
 
-def _may_be_back_over_hub(error: BaseException) -> bool:
-    """Of a link that a hub made: that nobody listens where the host listened once says nothing of it."""
-    return isinstance(error, ConnectError)
-
-
 def _may_be_back_over_peer(error: BaseException) -> bool:
-    """Of a link that a peer carried: while that one is away, too, there is no way at all."""
+    """Of a link that a peer carried: while that one is away, too, there is no way, or none but an old address."""
     return isinstance(error, ConnectError | PeerNotConnected)
 
 
@@ -63,6 +59,8 @@ class Reach:
     ----------
     remembered : callable
         Called with a change of what is known of a peer, to be written.
+    tell : callable
+        As `News.tell`.
     """
 
     def __init__(
@@ -73,6 +71,7 @@ class Reach:
         requester: Requester,
         presence: Presence,
         remembered: Callable[[Change], None],
+        tell: Callable[[str, str, str], None],
     ) -> None:
         self._links = links
         self._relays = relays
@@ -80,6 +79,7 @@ class Reach:
         self._requester = requester
         self._presence = presence
         self._remembered = remembered
+        self._tell = tell
         self._coming_back: set[str] = set()
         self._kept: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
@@ -192,15 +192,14 @@ class Reach:
 
     def peer_closed(self, peer: Peer, name: str, reason: str) -> None:
         """From the node: requests that can go on over another link wait for it; whom we dialled is dialled again."""
-        if self._stopping:
+        if self._stopping or peer.node_id in self._coming_back:
             return
-        if peer.node_id in self._coming_back:
-            return
+        wanted = peer.dialled and (peer.lost or peer.shut_down)
         if self._requester.waiting_for(peer.node_id):
             self._coming_back.add(peer.node_id)
-            may_be_back = (_may_be_back, _may_be_back_over_hub, _may_be_back_over_peer)[min(peer.rank, 2)]
-            self._tasks.spawn(self._come_back(peer.node_id, name, reason, may_be_back))
-        elif peer.dialled and (peer.lost or peer.shut_down):
+            may_be_back = _may_be_back_over_peer if peer.hops else _may_be_back
+            self._tasks.spawn(self._come_back(peer.node_id, name, reason, may_be_back, wanted))
+        elif wanted:
             self._keep(peer.node_id)
 
     def keep(self, where: str) -> None:
@@ -224,17 +223,27 @@ class Reach:
             keeping.cancel()
 
     def _keep(self, node_id: str) -> None:
-        if (keeping := self._kept.get(node_id)) is None or keeping.done():
+        keeping = self._kept.get(node_id)
+        if not self._stopping and (keeping is None or keeping.done()):
             self._kept[node_id] = self._tasks.spawn(self._link_again(node_id))
 
     async def _link_again(self, node_id: str) -> None:
-        with suppress(DpcError):  # it turned us away: that is its last word
+        name = self._directory.name_of(node_id)
+
+        def failed(state: RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome is not None:
+                self._tell("peer_away", node_id, f"{name} is not reached, and looked for: {state.outcome.exception()}")
+
+        try:
             async for attempt in AsyncRetrying(
                 wait=wait_random_exponential(RELINK_FIRST_S, RELINK_LAST_S, min=RELINK_FIRST_S),
                 retry=retry_if_exception_type((ConnectError, PeerNotConnected)),
+                before_sleep=failed,
             ):
                 with attempt:  # why the link ended tells more than that nobody is there since
                     await self.connect(node_id, None, _REDIAL_TIMEOUT_S, noted=False)
+        except DpcError as error:  # it turned us away: that is its last word
+            self._tell("peer_away", node_id, f"{name} is not linked to again: {error}")
 
     async def _find_better(self, link: ref[Peer]) -> None:
         """Move a link to a better way, some time after there is one; what is open goes on over it."""
@@ -265,7 +274,7 @@ class Reach:
             self._remember(newer)
 
     async def _come_back(
-        self, node_id: str, name: str, reason: str, may_be_back: Callable[[BaseException], bool]
+        self, node_id: str, name: str, reason: str, may_be_back: Callable[[BaseException], bool], wanted: bool
     ) -> None:
         """Get the link to a host back that requests wait for, or fail them once."""
         look_at = time.monotonic() + _LOOK_FIRST_S
@@ -287,13 +296,16 @@ class Reach:
         except DpcError as error:
             cause = "its node has ended" if isinstance(error, NobodyListens) else reason
             self._requester.give_up(node_id, lost(name, cause))
-            self._keep(node_id)
         finally:
             self._coming_back.discard(node_id)
+            if wanted:  # as it is done, too, where all of them were stopped meanwhile
+                self._keep(node_id)
 
     async def _try_to_come_back(self, node_id: str, name: str, nearby: bool) -> None:
         try:
-            await self.connect(node_id, None, _REDIAL_TIMEOUT_S, nearby=nearby)
+            peer = await self.connect(node_id, None, _REDIAL_TIMEOUT_S, nearby=nearby)
+            if peer.closed:  # while the other ways were still being given up
+                raise ConnectError("It was back, and is lost again.")
         except (ConnectError, PeerNotConnected) as error:
             self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
             raise

@@ -47,7 +47,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
 def away(node: BackgroundNode, stub_host: StubHost, monkeypatch: pytest.MonkeyPatch) -> Away:
     """The network between the node and its host is down; the engine goes on once it is back."""
 
-    async def nobody(*_: object) -> None:
+    async def nobody(*_: object, **__: object) -> None:
         await asyncio.sleep(0.01)
         raise ConnectError("the test keeps the network down")
 

@@ -29,6 +29,7 @@ IDENTITIES = 6
 
 MakeHome = Callable[..., Home]
 MakeNode = Callable[..., Awaitable[CoreService]]
+EventsOf = Callable[[CoreService], list[NodeEvent]]
 
 
 def pytest_asyncio_loop_factories(item: pytest.Item) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
@@ -215,7 +216,7 @@ async def stranger(make_pair: MakePair) -> Pair:
 
 
 @pytest.fixture
-def events_of() -> Iterator[Callable[[CoreService], list[NodeEvent]]]:
+def events_of() -> Iterator[EventsOf]:
     """What a node tells from now on."""
     ends: list[Callable[[], None]] = []
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
 
 import pytest
 
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import AccessDenied, Busy, ConfigError, InferenceError, Revoked
 from dpc_jupyter.firewall import Rules
-from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.protocol.messages import GetProviders
-from node.conftest import MakePair, Pair
+from node.conftest import EventsOf, MakePair, Pair
 from node.stub import PIECE, StubEngine
 from node.waiting import until
 
@@ -46,7 +43,7 @@ async def test_a_stranger_sees_no_models_and_nothing_of_the_host(stranger: Pair)
 
 
 async def test_a_stranger_is_kept_for_the_owner_who_may_grant_it_by_its_id_alone(
-    stranger: Pair, events_of: Callable[[CoreService], list[NodeEvent]]
+    stranger: Pair, events_of: EventsOf
 ) -> None:
     events = events_of(stranger.host)
     with pytest.raises(AccessDenied):
@@ -189,7 +186,7 @@ async def test_a_permission_that_runs_out_cuts_what_runs(allowed: Pair) -> None:
 
 
 async def test_an_invalid_file_denies_all_names_line_and_column_and_mending_it_restores(
-    allowed: Pair, events_of: Callable[[CoreService], list[NodeEvent]]
+    allowed: Pair, events_of: EventsOf
 ) -> None:
     events = events_of(allowed.host)
     file = allowed.host.home.path / ".dpc_access.json"
@@ -217,7 +214,7 @@ async def test_a_file_that_could_not_be_read_for_a_moment_is_read_again(
     assert (await allowed.ask().complete()).text == PIECE * 4
 
 
-async def test_a_removed_file_denies_all(allowed: Pair, events_of: Callable[[CoreService], list[NodeEvent]]) -> None:
+async def test_a_removed_file_denies_all(allowed: Pair, events_of: EventsOf) -> None:
     events = events_of(allowed.host)
     await until(
         lambda: [event for event in events if event.kind == "access_changed"]

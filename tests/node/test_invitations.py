@@ -10,7 +10,6 @@ import os
 import stat
 import time
 import tracemalloc
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -34,17 +33,15 @@ from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.invitations import INVITATIONS_LIMIT, Invitations
 from dpc_jupyter.node.network import set_hub
 from dpc_jupyter.node.peer import Peer
-from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.protocol.invitation import Invitation, proof
 from dpc_jupyter.protocol.messages import Ext, InviteClaim, InviteResult, Message
 from dpc_jupyter.wording import invited
-from node.conftest import MakeHome, MakeNode
+from node.conftest import EventsOf, MakeHome, MakeNode
 from node.processes import headless
 from node.stub import PIECE, StubEngine
 from node.waiting import PATIENCE_S, until
 
 DAVE = "dpc-node-" + "d" * 32
-EventsOf = Callable[[CoreService], list[NodeEvent]]
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.protocol.messages import RelayPeer
 from dpc_jupyter.wording import reached, tried
-from node.conftest import MakeNode, Pair
+from node.conftest import EventsOf, MakeNode, Pair
 from node.stub import PIECE, StubEngine
 from node.test_relays import Trio
 from node.test_relays import trio as trio  # the fixture
@@ -250,10 +250,16 @@ async def test_whom_either_side_sent_away_is_left_alone(
     assert len(tried) == 1 and not asker.peers()
 
 
-async def test_a_node_stays_linked_to_a_peer_that_comes_later(soon: None, make_node: MakeNode) -> None:
+async def test_a_node_stays_linked_to_a_peer_that_comes_later_and_says_that_it_is_not_there_once(
+    soon: None, make_node: MakeNode, events_of: EventsOf
+) -> None:
     host, asker = await make_node("anna"), await make_node("bob")
+    events = events_of(asker)
     asker.keep_linked(f"dpc://127.0.0.1:{(port := closed_port())}?node_id={host.identity.node_id}")
     await asyncio.sleep(0.5)
+    assert [event.text.partition(": ")[2] for event in events if event.kind == "peer_away"] == [
+        f"Nothing listens at 127.0.0.1:{port}. Is the host started and sharing?"
+    ]
     await host.listen("127.0.0.1", port)
     await until(lambda: asker.peers())
     await asker.disconnect(host.identity.node_id)
@@ -280,3 +286,78 @@ async def test_a_relay_that_stops_relaying_is_no_end_of_the_host(trio: Trio) -> 
     trio.engine.gate.set()
     assert (await stream.complete()).text == PIECE * 4
     assert len(trio.engine.seen) == 1
+
+
+async def test_a_host_that_was_just_lost_is_dialled_before_it_is_looked_for(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look around takes seconds, and most links are back before its end."""
+    looked: list[str] = []
+
+    async def find(node_id: str) -> tuple[tuple[str, int], ...]:
+        looked.append(node_id)
+        return ()
+
+    nearby(allowed.asker, monkeypatch)
+    monkeypatch.setattr("dpc_jupyter.transports.lan.find", find)
+    connect, dialled = allowed.asker._links.connect, []
+
+    async def away_for_a_moment(uri: PeerUri, timeout_s: float) -> Peer:
+        dialled.append(uri)
+        if len(dialled) < 3:
+            raise ConnectError("Network is unreachable.")
+        return await connect(uri, timeout_s)
+
+    monkeypatch.setattr(allowed.asker._links, "connect", away_for_a_moment)
+    allowed.engine.hold()
+    stream = await allowed.started()
+    allowed.asker_link._stream.abort()
+    await until(lambda: stream.away)
+    await until(lambda: not stream.away)
+    allowed.engine.gate.set()
+    assert (await stream.complete()).text == PIECE * 4
+    assert not looked
+
+
+async def test_whom_nobody_waits_for_any_more_is_linked_to_all_the_same(
+    soon: None, allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, away = allowed.asker._links.connect, [True]
+
+    async def away_until_told(uri: PeerUri, timeout_s: float) -> Peer:
+        if away:
+            raise ConnectError("Network is unreachable.")
+        return await connect(uri, timeout_s)
+
+    monkeypatch.setattr(allowed.asker._links, "connect", away_until_told)
+    allowed.engine.hold()
+    stream = await allowed.started()
+    allowed.asker_link._stream.abort()
+    await until(lambda: stream.away)
+    stream.cancel()
+    await until(lambda: not allowed.asker._reach._coming_back)
+    away.clear()
+    await until(lambda: allowed.asker.peers())
+
+
+async def test_a_host_that_is_lost_again_before_its_return_is_noticed_is_dialled_again(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, dialled = allowed.asker._links.connect, []
+
+    async def gone_at_once(uri: PeerUri, timeout_s: float) -> Peer:
+        peer = await connect(uri, timeout_s)
+        dialled.append(peer)
+        if len(dialled) == 1:
+            peer._stream.abort()
+            await until(lambda: peer.closed)
+        return peer
+
+    monkeypatch.setattr(allowed.asker._links, "connect", gone_at_once)
+    monkeypatch.setattr(allowed.asker._reach, "_keep", lambda _: None)  # as where the host was not dialled at first
+    allowed.engine.hold()
+    stream = await allowed.started()
+    allowed.asker_link._stream.abort()
+    await until(lambda: len(dialled) == 2 and not stream.away)
+    allowed.engine.gate.set()
+    assert (await stream.complete()).text == PIECE * 4

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -11,11 +10,9 @@ from dpc_jupyter import firewall
 from dpc_jupyter.errors import AccessDenied
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.status import NodeEvent
-from node.conftest import MakePair, Pair
+from node.conftest import EventsOf, MakePair, Pair
 from node.stub import PIECE, StubEngine
 from node.waiting import until
-
-EventsOf = Callable[[CoreService], list[NodeEvent]]
 
 
 async def test_a_status_shows_links_and_requests_at_both_ends(make_pair: MakePair) -> None:
