@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from dpc_jupyter.node.network import LAN_VARIABLE
 
 # No word leaves this machine, nor that of a process that a test starts.
 os.environ[LAN_VARIABLE] = "off"
+# A shell lets what it runs in the background (`make test &`) ignore Ctrl-C, and all that is started from there.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # A busy machine makes no test fail.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
