@@ -307,6 +307,8 @@ class Host:
         self._close(serving, serving.cause)
 
     async def _room(self, serving: Serving) -> None:
+        if serving.peer.has_room:
+            return
         try:
             async with asyncio.timeout(READ_STALL_S):
                 await serving.wait_for_room()

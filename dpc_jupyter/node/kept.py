@@ -32,7 +32,7 @@ class KeptAnswers:
         """Keep one; the oldest of its node make room."""
         kept = self._kept_of.setdefault(node_id, {})
         kept.pop(serving.request.request_id, None)
-        size = sum(_CHUNK_BYTES + 2 * (len(text) + len(thinking)) for text, thinking in serving.said)
+        size = sum(_CHUNK_BYTES + 2 * (len(chunk.text) + len(chunk.thinking)) for chunk in serving.said)
         kept[serving.request.request_id] = (self._clock(), size, serving)
         while len(kept) > KEEP_LIMIT or sum(held for _, held, _ in kept.values()) > KEEP_LIMIT_BYTES:
             del kept[next(iter(kept))]

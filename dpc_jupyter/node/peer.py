@@ -194,9 +194,10 @@ class Peer:
             self._schedule()
 
     def send_when_room(self, outbox: Outbox) -> None:
-        """Call `outbox.emit` at the end of this turn, or once the peer has read enough."""
-        self._outboxes[outbox] = None
-        self._schedule()
+        """Call `outbox.emit` at the end of this turn, or once the peer has read enough; not if the link has ended."""
+        if not self.closed:
+            self._outboxes[outbox] = None
+            self._schedule()
 
     def forget(self, outbox: Outbox) -> None:
         """It has moved to another link."""

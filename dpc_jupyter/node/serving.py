@@ -41,8 +41,8 @@ class Serving:
         The link by which its asker is reached; a closed one while the asker is away.
     lost_at : float or None
         When that link was lost, by `time.monotonic`.
-    said : list of (str, str)
-        The chunks so far, text and thinking: an asker that comes back has some of them.
+    said : list of RemoteInferenceChunk
+        Those so far: an asker that comes back has some of them.
     next_index : int
         The first of them that has not been sent over this link.
     room : asyncio.Event
@@ -72,13 +72,12 @@ class Serving:
     pending_chars: int = 0
     pieces: int = 0
     next_index: int = 0
-    said: list[tuple[str, str]] = field(default_factory=list)
+    said: list[RemoteInferenceChunk] = field(default_factory=list)
     lost_at: float | None = None
     room: asyncio.Event = field(default_factory=asyncio.Event)
     fingerprint: int | None = None
     outcome: RemoteInferenceResponse | None = None
     unsaid: RemoteInferenceResponse | None = None
-    digest: hashlib._Hash = field(default_factory=hashlib.sha256)
     news: RemoteInferenceStatus | None = None
     told: RemoteInferenceStatus | None = None
     timings: Timings = field(default_factory=Timings)
@@ -90,7 +89,7 @@ class Serving:
     def add(self, text: str, thinking: str) -> None:
         """The engine said something: it leaves at the end of this turn of the loop, if the peer reads."""
         if self.streams and not self.pending_chars:
-            self._ask_for_room()
+            self.peer.send_when_room(self)
         if text:
             self.text.append(encodable(text))
         if thinking:
@@ -101,32 +100,40 @@ class Serving:
     def emit(self) -> None:
         """One chunk of all that has come since the last; several if there is more than a frame holds."""
         self.room.set()
-        text, thinking = "".join(self.text), "".join(self.thinking)
-        if self.news is not None and not self.pending_chars:
+        if self.pending_chars:
+            self._collect()
+        elif self.news is not None:
             self.peer.send(self.news)
         self.news = None  # text says by itself that the request runs
-        self.text.clear()
-        self.thinking.clear()
-        self.pending_chars = 0
-        self.digest.update(text.encode())
-        while text or thinking:
-            self.said.append((text[:OUTBOX_CHARS], thinking[:OUTBOX_CHARS]))
-            text, thinking = text[OUTBOX_CHARS:], thinking[OUTBOX_CHARS:]
-        for piece, thought in self.said[self.next_index : self.next_index + _CHUNKS_A_TURN]:
-            self.peer.send(RemoteInferenceChunk(self.request.request_id, self.next_index, piece, thought))
+        last = self.next_index + _CHUNKS_A_TURN
+        while self.next_index < len(self.said) and self.next_index < last:
+            self.peer.send(self.said[self.next_index])
             self.next_index += 1
         if self.next_index < len(self.said):
-            self._ask_for_room()
+            self.peer.send_when_room(self)
         elif self.unsaid is not None:
             self.peer.send(self.unsaid)
             self.unsaid = None
+
+    def _collect(self) -> None:
+        text, thinking = "".join(self.text), "".join(self.thinking)
+        self.text.clear()
+        self.thinking.clear()
+        self.pending_chars = 0
+        while len(text) > OUTBOX_CHARS or len(thinking) > OUTBOX_CHARS:
+            self._say(text[:OUTBOX_CHARS], thinking[:OUTBOX_CHARS])
+            text, thinking = text[OUTBOX_CHARS:], thinking[OUTBOX_CHARS:]
+        self._say(text, thinking)
+
+    def _say(self, text: str, thinking: str) -> None:
+        self.said.append(RemoteInferenceChunk(self.request.request_id, len(self.said), text, thinking))
 
     def tell(self, news: RemoteInferenceStatus) -> None:
         """Send where the request stands at the end of this turn, unless text comes first."""
         self.state = news.state
         if self.streams:
             self.news = self.told = news
-            self._ask_for_room()
+            self.peer.send_when_room(self)
 
     def attach(self, peer: Peer, next_index: int) -> None:
         """Its asker is back, on another link, and has the chunks before `next_index`."""
@@ -134,7 +141,7 @@ class Serving:
         self.peer, self.next_index, self.lost_at = peer, next_index, None
         self.news = None if self.said else self.told
         self.unsaid = self.outcome
-        self._ask_for_room()
+        self.peer.send_when_room(self)
 
     def is_for(self, request: RemoteInferenceRequest) -> bool:
         """Whether this very question is answered here."""
@@ -151,20 +158,15 @@ class Serving:
         self.emit()
 
     async def wait_for_room(self) -> None:
-        """Until the asker keeps up, over whatever link it is reached by then; at once while it is away."""
-        if not self.peer.has_room:
-            self.room.clear()
-            self._ask_for_room()
-            await self.room.wait()
+        """Until the asker keeps up, over whatever link it is reached by then; at once if it goes away."""
+        self.room.clear()
+        self.peer.send_when_room(self)
+        await self.room.wait()
 
     def is_away(self) -> None:
         """The link broke, and the asker may come back: the engine goes on."""
         self.lost_at = time.monotonic()
         self.room.set()
-
-    def _ask_for_room(self) -> None:
-        if not self.peer.closed:
-            self.peer.send_when_room(self)
 
     def end(self) -> None:
         """Stop the clocks."""
@@ -178,12 +180,13 @@ class Serving:
     def response(self) -> RemoteInferenceResponse:
         """The response to a request that went well: the whole text, or after a stream its hash."""
         done = self.finished
+        said = "".join([chunk.text for chunk in self.said])
         return RemoteInferenceResponse(
             request_id=self.request.request_id,
             status="success",
             response=UNSET if self.streams else "".join(self.text),
             thinking="".join(self.thinking) or None,
-            text_sha256=self.digest.hexdigest() if self.streams else None,
+            text_sha256=hashlib.sha256(said.encode()).hexdigest() if self.streams else None,
             model=self.model,
             provider=self.provider,
             prompt_tokens=done.prompt_tokens,
