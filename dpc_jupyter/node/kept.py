@@ -11,7 +11,7 @@ KEEP_S = 600.0
 # Of one node: as many as a link may have open, and room for the longest answer that MAX_TOKENS allows.
 KEEP_LIMIT = 64
 KEEP_LIMIT_BYTES = 8 * 1024 * 1024
-# Its two strings, their tuple and its place in the list; an engine's chunk is often a token of three letters.
+# Itself, its two strings and its place in the list; an engine's chunk is often a token of three letters.
 _CHUNK_BYTES = 160
 
 

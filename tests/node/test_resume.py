@@ -19,7 +19,7 @@ from dpc_jupyter.node.kept import KEEP_LIMIT, KEEP_LIMIT_BYTES, KEEP_S, KeptAnsw
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation
 from dpc_jupyter.node.serving import Serving
-from dpc_jupyter.protocol.messages import Options, RemoteInferenceRequest, RemoteInferenceResume
+from dpc_jupyter.protocol.messages import Options, RemoteInferenceChunk, RemoteInferenceRequest, RemoteInferenceResume
 from node.conftest import MakeHome, MakeNode, MakePair, Pair
 from node.processes import headless, share_with
 from node.stub import PIECE, StubEngine
@@ -232,7 +232,7 @@ def test_kept_answers_are_bounded_by_number_size_and_time() -> None:
 
     def keep(node_id: str, number: int, chars: int = 1) -> None:
         request = RemoteInferenceRequest(request_id=str(number))
-        serving = SimpleNamespace(request=request, said=[("x" * chars, "")])
+        serving = SimpleNamespace(request=request, said=[RemoteInferenceChunk(str(number), 0, "x" * chars)])
         kept.add(node_id, cast(Serving, serving))
 
     for number in range(KEEP_LIMIT + 2):
