@@ -44,6 +44,12 @@ class HandshakeError(RemoteProtocolError):
     code = "handshake"
 
 
+class AnotherNode(HandshakeError):
+    """Another node answers where the peer was reached once; that says nothing of the peer itself."""
+
+    code = "another_node"
+
+
 class IdentityError(DpcError):
     """The key, certificate or id file is damaged, or they do not belong together."""
 

@@ -130,7 +130,9 @@ class CoreService:
         self._news = News()
         self._to_note: dict[str, tuple[str, str, float]] = {}
         self._noting = False
+        self._offered_at = time.monotonic()
         self._tasks, self._writes = Tasks(), Tasks()
+        self._writing = asyncio.Lock()
         self._presence = Presence(
             self.home,
             network,
@@ -322,9 +324,9 @@ class CoreService:
     async def disconnect(self, who: str) -> None:
         """End every link to a peer; what it has open fails by name."""
         node_id = self.directory.find(who, self._links.peers)
-        self._reach.forget(node_id)
+        looked_for = self._reach.forget(node_id)
         links = [peer for peer in self._links.peers if peer.node_id == node_id]
-        if not links:
+        if not links and not looked_for:
             raise PeerNotConnected(f"Peer {label(who)} is not connected.")
         for peer in links:
             peer.close("disconnected by its user")
@@ -590,25 +592,29 @@ class CoreService:
     # Watching and telling.
 
     async def _watch_files(self) -> None:
-        offered_at = time.monotonic()
         while True:
             await asyncio.sleep(WATCH_EVERY_S)
-            changed = await asyncio.to_thread(self._watch.changed)
-            before = self.access.rules.error
-            # One that could not be read is tried again: the fault may have been the disk's, and gone.
-            if changed or before is not None:
-                self.access.reload()
-                error = self.access.rules.error
-                if changed or error != before:
-                    self._news.tell("access_changed", self.identity.node_id, error or "The access file has changed.")
-            # Without a change too: a permission may have expired.
-            self._links.reconsider()
-            self._host.reconsider()
-            self._relays.reconsider()
-            if changed or time.monotonic() - offered_at > OFFERS_EVERY_S:
-                offered_at = time.monotonic()
-                self._offers.push()
-                await self._presence.advertise()
+            try:
+                self._look_at_files(await asyncio.to_thread(self._watch.changed))
+            except Exception:  # whatever it was: what the owner cuts must be cut at the next look
+                _log.exception("the access file was not looked at")
+
+    def _look_at_files(self, changed: bool) -> None:
+        before = self.access.rules.error
+        # One that could not be read is tried again: the fault may have been the disk's, and gone.
+        if changed or before is not None:
+            self.access.reload()
+            error = self.access.rules.error
+            if changed or error != before:
+                self._news.tell("access_changed", self.identity.node_id, error or "The access file has changed.")
+        # Without a change too: a permission may have expired.
+        self._links.reconsider()
+        self._host.reconsider()
+        self._relays.reconsider()
+        if changed or time.monotonic() - self._offered_at > OFFERS_EVERY_S:
+            self._offered_at = time.monotonic()
+            self._offers.push()
+            self._presence.advertise()
 
     def subscribe(self, callback: Callable[[NodeEvent], None]) -> Callable[[], None]:
         """Call back on the node's loop for every `NodeEvent`; returns what ends it."""
@@ -691,7 +697,8 @@ class CoreService:
     def _write(self, write: Callable[..., object], *args: object) -> None:
         async def guarded() -> None:
             try:
-                await asyncio.to_thread(write, *args)
+                async with self._writing:  # in order: a request is noted before it is forgotten
+                    await asyncio.to_thread(write, *args)
             except (DpcError, OSError) as error:
                 _log.warning("the node's home cannot be written: %s", error)
 

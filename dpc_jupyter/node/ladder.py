@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
-from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced
+from dpc_jupyter.errors import AnotherNode, ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced
 from dpc_jupyter.node.peer import Peer
 
 # RFC 8305's connection attempt delay is 0.25 s, and 0.1 s at least: two dead ways shall cost less than half a second.
@@ -70,7 +70,7 @@ async def climb(ways: Sequence[Way], stagger_s: float = STAGGER_S) -> tuple[Peer
         raise errors[0]
     told = " ".join(f"{attempt.way}: {attempt.error}" for attempt in attempts)
     telling = [error for error in errors if not isinstance(error, NotAnnounced)]
-    kinds: tuple[type[DpcError], ...] = (NobodyListens, HandshakeError)
+    kinds: tuple[type[DpcError], ...] = (NobodyListens, AnotherNode, HandshakeError)
     # Whoever lies at one way must not speak for the others.
     kind = next((kind for kind in kinds if telling and all(isinstance(e, kind) for e in telling)), ConnectError)
     raise kind(f"No way was found. {told}")

@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any, Protocol
 
-from dpc_jupyter.errors import ConnectError, HandshakeError
+from dpc_jupyter.errors import AnotherNode, ConnectError, HandshakeError
 from dpc_jupyter.identity import Identity, PeerKey, peer_key_from_der, peer_key_from_pem
 from dpc_jupyter.node.directory import PeerUri, is_any_address
 from dpc_jupyter.node.peer import Peer
@@ -168,7 +168,7 @@ class Links:
         try:
             found = peer_key_from_der(stream.server_cert_der).node_id
             if found != node_id:
-                raise HandshakeError(
+                raise AnotherNode(
                     f"What answers {where} is {found}, not {node_id}. Nothing was sent. "
                     "Ask the host's owner for its present address."
                 )

@@ -88,6 +88,8 @@ class Presence:
         self._whereabouts = Whereabouts(home)
         self._takes_calls = False
         self._advertised: tuple[Offer, ...] | None = None
+        self._advert_due = False
+        self._advertising = asyncio.Lock()
         self._tasks = Tasks()
         self.hub: Rendezvous | None = None
 
@@ -153,7 +155,7 @@ class Presence:
             changed=lambda state: self._changed(_about_hub(state)),
         )
         self.hub.start()
-        self._tasks.spawn(self.advertise())
+        self.advertise()
 
     async def search(self, *, model: str = "", name: str = "", group: str = "") -> tuple[FoundNode, ...]:
         """As `CoreService.search`."""
@@ -161,10 +163,19 @@ class Presence:
             raise ConnectError(f"No hub is set. %dpc_hub https://... sets one in {self._home.network_path}.")
         return await self.hub.search(model=model, name=name, group=group)
 
-    async def advertise(self) -> None:
-        """Let everybody who is let in find the models that he may use, and nobody else anything."""
-        if self.hub is None or not self._takes_calls:
-            return
+    def advertise(self) -> None:
+        """Let everybody who is let in find the models that he may use, and nobody else anything; soon."""
+        if not self._advert_due:
+            self._advert_due = True
+            self._tasks.spawn(self._advertise())
+
+    async def _advertise(self) -> None:
+        async with self._advertising:
+            self._advert_due = False
+            if (hub := self.hub) is not None and self._takes_calls:
+                await self._advertise_at(hub)
+
+    async def _advertise_at(self, hub: Rendezvous) -> None:
         rules, now = self._rules(), dt.datetime.now(dt.UTC)
         names = list(dict.fromkeys(model.name for _, model in await self._registry.offers()))
         viewers: dict[tuple[tuple[str, ...], tuple[str, ...]], list[str]] = {}
@@ -172,10 +183,11 @@ class Presence:
             models = tuple(rules.get_available_models_for_peer(node_id, names, now))[:_ADVERT_MODELS]
             viewers.setdefault((models, rules.groups_of(node_id)), []).append(node_id)
         offers = _fitting(Offer(models, tuple(ids), groups) for (models, groups), ids in viewers.items() if models)
-        if offers != self._advertised:
+        if offers != self._advertised and hub is self.hub:
             with suppress(DpcError):  # the hub's state says it; the next look tries again
-                await self.hub.advertise(Advert(offers) if offers else None)
-                self._advertised = offers
+                await hub.advertise(Advert(offers) if offers else None)
+                if hub is self.hub:
+                    self._advertised = offers
 
     async def stop(self) -> None:
         """Be found no more."""

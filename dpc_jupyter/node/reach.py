@@ -18,7 +18,15 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced, PeerNotConnected
+from dpc_jupyter.errors import (
+    AnotherNode,
+    ConnectError,
+    DpcError,
+    HandshakeError,
+    NobodyListens,
+    NotAnnounced,
+    PeerNotConnected,
+)
 from dpc_jupyter.node.directory import Change, Directory, PeerUri
 from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.links import Links
@@ -80,7 +88,7 @@ class Reach:
         self._presence = presence
         self._remembered = remembered
         self._tell = tell
-        self._coming_back: set[str] = set()
+        self._coming_back: dict[str, asyncio.Task[None]] = {}
         self._kept: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
         self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -196,9 +204,9 @@ class Reach:
             return
         wanted = peer.dialled and (peer.lost or peer.shut_down)
         if self._requester.waiting_for(peer.node_id):
-            self._coming_back.add(peer.node_id)
             may_be_back = _may_be_back_over_peer if peer.hops else _may_be_back
-            self._tasks.spawn(self._come_back(peer.node_id, name, reason, may_be_back, wanted))
+            coming_back = self._come_back(peer.node_id, name, reason, may_be_back, wanted)
+            self._coming_back[peer.node_id] = self._tasks.spawn(coming_back)
         elif wanted:
             self._keep(peer.node_id)
 
@@ -217,10 +225,12 @@ class Reach:
         else:
             self._keep(self._directory.find(where, self._links.peers))
 
-    def forget(self, node_id: str) -> None:
-        """Its user does not want the link any more."""
-        if (keeping := self._kept.pop(node_id, None)) is not None:
-            keeping.cancel()
+    def forget(self, node_id: str) -> bool:
+        """Its user does not want the link any more: what waits for it fails. Returns whether it was looked for."""
+        tasks = (self._kept.pop(node_id, None), self._coming_back.pop(node_id, None))
+        ended = [task.cancel() for task in tasks if task is not None]
+        self._requester.give_up(node_id, lost(self._directory.name_of(node_id), "disconnected by its user"))
+        return any(ended)
 
     def _keep(self, node_id: str) -> None:
         keeping = self._kept.get(node_id)
@@ -237,7 +247,7 @@ class Reach:
         try:
             async for attempt in AsyncRetrying(
                 wait=wait_random_exponential(RELINK_FIRST_S, RELINK_LAST_S, min=RELINK_FIRST_S),
-                retry=retry_if_exception_type((ConnectError, PeerNotConnected)),
+                retry=retry_if_exception_type((ConnectError, PeerNotConnected, AnotherNode)),
                 before_sleep=failed,
             ):
                 with attempt:  # why the link ended tells more than that nobody is there since
@@ -297,8 +307,8 @@ class Reach:
             cause = "its node has ended" if isinstance(error, NobodyListens) else reason
             self._requester.give_up(node_id, lost(name, cause))
         finally:
-            self._coming_back.discard(node_id)
-            if wanted:  # as it is done, too, where all of them were stopped meanwhile
+            # Also where all of them were stopped meanwhile, but not where its user has disconnected it.
+            if self._coming_back.pop(node_id, None) is not None and wanted:
                 self._keep(node_id)
 
     async def _try_to_come_back(self, node_id: str, name: str, nearby: bool) -> None:
@@ -306,6 +316,7 @@ class Reach:
             peer = await self.connect(node_id, None, _REDIAL_TIMEOUT_S, nearby=nearby)
             if peer.closed:  # while the other ways were still being given up
                 raise ConnectError("It was back, and is lost again.")
+            self._requester.resume(peer)  # it may be a link of theirs that ours gave way to
         except (ConnectError, PeerNotConnected) as error:
             self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
             raise

@@ -63,7 +63,7 @@ class Requester:
     def __init__(self, own_id: str) -> None:
         self._own_id = own_id
         self._pending_inference_requests: dict[tuple[str, str], _Open] = {}
-        self._to_cancel: dict[str, list[str]] = {}
+        self._to_cancel: dict[str, list[tuple[str, str]]] = {}
 
     def __len__(self) -> int:
         return len(self._pending_inference_requests)
@@ -119,7 +119,7 @@ class Requester:
         def abort() -> None:
             if held.peer.closed:
                 stopped = self._to_cancel.setdefault(peer.node_id, [])
-                stopped[:] = [*stopped[1 - _TO_CANCEL_LIMIT :], request.request_id]
+                stopped[:] = [*stopped[1 - _TO_CANCEL_LIMIT :], (held.peer.session, request.request_id)]
             elif held.peer.extended:
                 held.peer.send(RemoteInferenceCancel(request.request_id))
 
@@ -209,8 +209,12 @@ class Requester:
 
     def resume(self, peer: Peer) -> None:
         """A host is back: go on with what waits for it, and stop what was stopped meanwhile."""
-        for request_id in self._to_cancel.pop(peer.node_id, ()) if peer.extended else ():
-            peer.send(RemoteInferenceCancel(request_id))
+        stopped = self._to_cancel.pop(peer.node_id, [])
+        for session, request_id in stopped:
+            if session == peer.session:
+                peer.send(RemoteInferenceCancel(request_id))
+        if others := [each for each in stopped if each[0] != peer.session]:
+            self._to_cancel[peer.node_id] = others
         for held in self._waiting_for(peer.node_id):
             if not peer.dialled and peer.session != held.peer.session:
                 continue  # another of that user's processes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 
 import pytest
 
@@ -272,3 +273,39 @@ async def test_a_flood_of_strangers_is_noted_in_few_writes(stranger: Pair, monke
 async def test_a_name_that_nobody_bears_is_not_allowed(stranger: Pair) -> None:
     with pytest.raises(ConfigError, match="No node is called 'carol' here"):
         stranger.host.access.allow("carol")
+
+
+async def test_a_fault_while_the_file_is_looked_at_ends_no_enforcement(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    reconsider, failed = allowed.host._relays.reconsider, list[bool]()
+
+    def fails_once() -> None:
+        if not failed:
+            failed.append(True)
+            raise RuntimeError("a fault that nobody thought of")
+        reconsider()
+
+    monkeypatch.setattr(allowed.host._relays, "reconsider", fails_once)
+    await until(lambda: failed)
+    allowed.engine.hold()
+    stream = await allowed.started()
+    allowed.host.home.edit_access(lambda document: firewall.set_enabled(document, False))
+    with pytest.raises(Revoked):
+        await stream.complete()
+    assert "a fault that nobody thought of" in caplog.text
+    caplog.clear()
+
+
+async def test_what_is_written_is_written_in_order(allowed: Pair) -> None:
+    """A question is noted before it is forgotten, whichever of the two waits longer for the disk."""
+    written: list[int] = []
+
+    def write(number: int) -> None:
+        time.sleep(0.05 / (number + 1))
+        written.append(number)
+
+    for number in range(8):
+        allowed.asker._write(write, number)
+    await until(lambda: len(written) == 8)
+    assert written == [*range(8)]

@@ -10,7 +10,17 @@ from functools import partial
 
 import pytest
 
-from dpc_jupyter.errors import ConnectError, DpcError, HandshakeError, NobodyListens, NotAnnounced, UriError
+from dpc_jupyter.errors import (
+    AnotherNode,
+    ConnectError,
+    DpcError,
+    HandshakeError,
+    NobodyListens,
+    NotAnnounced,
+    PeerLost,
+    PeerNotConnected,
+    UriError,
+)
 from dpc_jupyter.jupyter.faces.state import host_views
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.directory import PeerUri
@@ -190,13 +200,16 @@ async def test_no_way_is_a_refusal_only_if_each_one_is() -> None:
     def ways(*errors: DpcError) -> list[Way]:
         return [Way(f"way {number}", partial(fail, error)) for number, error in enumerate(errors)]
 
-    away, other, gone = ConnectError("away"), HandshakeError("another"), NobodyListens("gone")
+    away, other, gone = ConnectError("away"), HandshakeError("a liar"), NobodyListens("gone")
+    another = AnotherNode("bob")
     for errors, kind in {
         (other, other): HandshakeError,
         (other, NotAnnounced("here"), other): HandshakeError,
         (away, other): ConnectError,
         (gone, other): ConnectError,
         (gone, gone): NobodyListens,
+        (another, another): AnotherNode,
+        (another, other): HandshakeError,
         (NotAnnounced("here"), NotAnnounced("here")): ConnectError,
     }.items():
         with pytest.raises(DpcError) as caught:
@@ -359,5 +372,77 @@ async def test_a_host_that_is_lost_again_before_its_return_is_noticed_is_dialled
     stream = await allowed.started()
     allowed.asker_link._stream.abort()
     await until(lambda: len(dialled) == 2 and not stream.away)
+    allowed.engine.gate.set()
+    assert (await stream.complete()).text == PIECE * 4
+
+
+async def test_a_peer_is_linked_again_though_another_node_had_its_address_meanwhile(
+    soon: None, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine that several share: that one answers says nothing of the other."""
+    host, asker, other = await make_node("anna", listen=True), await make_node("bob"), await make_node("carl")
+    assert host.uri is not None
+    await asker.connect(str(host.uri))
+    await host.stop()
+    await other.listen("127.0.0.1", host.uri.port)
+    connect, met = asker._links.connect, list[AnotherNode]()
+
+    async def watched(uri: PeerUri, timeout_s: float) -> Peer:
+        try:
+            return await connect(uri, timeout_s)
+        except AnotherNode as error:
+            met.append(error)
+            raise
+
+    monkeypatch.setattr(asker._links, "connect", watched)
+    await until(lambda: met)
+    await other.stop()
+    again = await make_node("anna", home=host.home)
+    await again.listen("127.0.0.1", host.uri.port)
+    await until(lambda: [peer.session for peer in asker.peers()] == [again.session])
+
+
+async def test_a_host_that_is_away_can_be_disconnected(
+    soon: None, allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect, away = allowed.asker._links.connect, [True]
+
+    async def away_until_told(uri: PeerUri, timeout_s: float) -> Peer:
+        if away:
+            raise ConnectError("Network is unreachable.")
+        return await connect(uri, timeout_s)
+
+    monkeypatch.setattr(allowed.asker._links, "connect", away_until_told)
+    allowed.engine.hold()
+    stream = await allowed.started()
+    allowed.asker_link._stream.abort()
+    await until(lambda: stream.away)
+    await allowed.asker.disconnect(allowed.host.identity.node_id)
+    with pytest.raises(PeerLost, match="disconnected by its user"):
+        await stream.complete()
+    away.clear()
+    await asyncio.sleep(1)
+    assert not allowed.asker.peers()
+    with pytest.raises(PeerNotConnected):
+        await allowed.asker.disconnect(allowed.host.identity.node_id)
+
+
+async def test_a_link_of_theirs_that_ours_gave_way_to_brings_an_answer_back(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When it came, nobody had dialled it: it might have been another process of that user."""
+    resume, came = allowed.asker._requester.resume, []
+
+    def not_at_first(peer: Peer) -> None:
+        came.append(peer)
+        if len(came) > 1:
+            resume(peer)
+
+    allowed.engine.hold()
+    stream = await allowed.started()
+    monkeypatch.setattr(allowed.asker._requester, "resume", not_at_first)
+    allowed.asker_link._stream.abort()
+    await until(lambda: came)
+    await until(lambda: not stream.away)
     allowed.engine.gate.set()
     assert (await stream.complete()).text == PIECE * 4

@@ -6,10 +6,12 @@ import asyncio
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hub.running_hub import RunningHub
 
+from dpc_jupyter import firewall
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.errors import ConfigError, ConnectError, DpcError, InvitationError
 from dpc_jupyter.home import Home
@@ -19,6 +21,7 @@ from dpc_jupyter.hub.wire import OFFERS_LIMIT, WORDS_LIMIT
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.network import Network, set_hub
 from dpc_jupyter.node.presence import _fitting
+from dpc_jupyter.node.rendezvous import Rendezvous
 from dpc_jupyter.node.whereabouts import machine_addresses
 from node.conftest import MakeHome, MakeNode, Pair
 from node.stub import PIECE, StubEngine
@@ -204,3 +207,40 @@ def test_a_network_file_that_is_wrong_is_refused_by_name(make_home: MakeHome, do
     home.network_path.write_text(json.dumps(document))
     with pytest.raises(ConfigError, match=r"network\.json"):
         CoreService(home)
+
+
+async def test_a_hub_that_is_left_hears_no_advert_and_the_next_one_hears_it(
+    make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An engine may take its time to list its models; the hub may be changed meanwhile."""
+    node = await make_node("anna", StubEngine())
+    presence, heard = node._presence, []
+    presence._takes_calls = True
+    listing = asyncio.Event()
+    offers = node._registry.offers
+
+    async def slow() -> object:
+        await listing.wait()
+        return await offers()
+
+    class Hub:
+        async def advertise(self, advert: object) -> None:
+            heard.append(self)
+
+        async def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(node._registry, "offers", slow)
+    left, next_one = Hub(), Hub()
+    node.home.edit_access(lambda document: firewall.set_enabled(document, True))
+    node.home.edit_access(lambda document: firewall.allow(document, "dpc-node-" + "d" * 32))
+    node.access.reload()
+    for hub in (left, None, next_one):
+        presence.hub = cast(Rendezvous, hub)
+        presence.advertise()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    listing.set()
+    await until(lambda: heard)
+    assert heard == [next_one]
+    presence.hub = None

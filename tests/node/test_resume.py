@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,8 +19,16 @@ from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.kept import KEEP_LIMIT, KEEP_LIMIT_BYTES, KEEP_S, KeptAnswers
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation
+from dpc_jupyter.node.requester import Requester
 from dpc_jupyter.node.serving import Serving
-from dpc_jupyter.protocol.messages import Options, RemoteInferenceChunk, RemoteInferenceRequest, RemoteInferenceResume
+from dpc_jupyter.protocol.messages import (
+    Message,
+    Options,
+    RemoteInferenceCancel,
+    RemoteInferenceChunk,
+    RemoteInferenceRequest,
+    RemoteInferenceResume,
+)
 from node.conftest import MakeHome, MakeNode, MakePair, Pair
 from node.processes import headless, share_with
 from node.stub import PIECE, StubEngine
@@ -324,3 +333,19 @@ async def test_a_living_process_keeps_its_own(noted_at_once: None, allowed: Pair
     for stream in (first, second):
         await stream.complete()
     await until(lambda: not allowed.asker.home.read_asked())
+
+
+async def test_a_stop_waits_for_the_very_process_that_runs_the_request() -> None:
+    """A user may run several under one identity, and another of them may be back first."""
+    requester, sent = Requester("dpc-node-" + "a" * 32), list[tuple[str, Message]]()
+
+    def link(session: str, *, closed: bool = False) -> Peer:
+        send = partial(lambda *message: sent.append(message), session)
+        return cast(Peer, SimpleNamespace(node_id="b", session=session, closed=closed, send=send))
+
+    stream = requester.collect(link("serve", closed=True), InferenceRequest("1", ()), "anna", lambda _: None)
+    stream.cancel()
+    sent.clear()
+    for session in ("notebook", "serve", "serve"):
+        requester.resume(link(session))
+    assert sent == [("serve", RemoteInferenceCancel("1"))]
