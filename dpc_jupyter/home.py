@@ -157,7 +157,7 @@ class Home:
             self._write_bytes(_NETWORK, _encoded(dumps(change(self.read_network() or {}))))
 
     def read_peers(self) -> dict[str, Document]:
-        """Known peers: node id to ``{"name", "uri", "last_seen"}``; raises as `access_document`."""
+        """Known peers: node id to ``{"name", "uri", "also", "by", "last_seen"}``; raises as `access_document`."""
         return self._read_entries(_PEERS)
 
     def edit_peers(self, change: Change) -> dict[str, Document]:

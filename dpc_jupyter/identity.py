@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 from dataclasses import dataclass, field
 
 from cryptography import x509
@@ -20,10 +21,16 @@ from dpc_jupyter.errors import HandshakeError, IdentityError
 
 # 2048 is what DPTP v1.5 makes; OpenSSH and browsers accept up to 16384, but verifying such a key costs a host
 # milliseconds before the peer has proved anything.
+NODE_ID = r"dpc-node-[0-9a-f]{32}"
 MIN_KEY_BITS = 2048
 MAX_KEY_BITS = 4096
 _PSS_SIGN = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.MAX_LENGTH)
 _PSS_VERIFY = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.AUTO)
+
+
+def is_node_id(text: str) -> bool:
+    """Whether this is a whole node id."""
+    return re.fullmatch(NODE_ID, text) is not None
 
 
 def node_id_of(public_key: rsa.RSAPublicKey) -> str:

@@ -178,7 +178,7 @@ def run_notebook(place: Place, uri: str) -> Report:
         from nbclient import NotebookClient
         from nbclient.exceptions import CellExecutionError
     except ImportError:
-        raise ConfigError('The demo runs a notebook: pip install "dpc-jupyter[notebook]"') from None
+        raise ConfigError("The demo runs a notebook: in a checkout, pip install '.[notebook]'") from None
     notebook = nbformat.read(notebook_path(), as_version=4)
     client = NotebookClient(
         notebook,

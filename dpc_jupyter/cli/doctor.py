@@ -16,7 +16,7 @@ from dpc_jupyter.cli.console import home_of, in_cli_words, out, run
 from dpc_jupyter.cli.models import engines, to_fetch
 from dpc_jupyter.errors import ConfigError, DpcError
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.directory import is_node_id
+from dpc_jupyter.identity import is_node_id
 from dpc_jupyter.node.network import Network
 from dpc_jupyter.sanitize import is_word, label
 from dpc_jupyter.transports.tls import DEFAULT_PORT

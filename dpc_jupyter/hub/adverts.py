@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from dpc_jupyter.hub.wire import is_node_id
+from dpc_jupyter.identity import is_node_id
 from dpc_jupyter.sanitize import label
 
 

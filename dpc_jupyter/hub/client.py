@@ -23,7 +23,6 @@ from dpc_jupyter.hub.limits import Rate
 from dpc_jupyter.hub.trust import Trust
 from dpc_jupyter.hub.wire import (
     CALLING,
-    NODE_ID,
     PAYLOAD_LIMIT_BYTES,
     REPLACED,
     ErrorFromHub,
@@ -31,11 +30,10 @@ from dpc_jupyter.hub.wire import (
     SignalToHub,
     TokenToHub,
     encode,
-    is_node_id,
     is_session,
     origin_of,
 )
-from dpc_jupyter.identity import Identity
+from dpc_jupyter.identity import NODE_ID, Identity, is_node_id
 from dpc_jupyter.sanitize import label
 
 __all__ = ["Advert", "FoundNode", "HubClient", "HubState", "Offer", "Signal", "Trust"]
@@ -63,7 +61,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class HubState:
-    """Whether this node can be found and called; `reason` says why not, `since` in unix seconds.
+    """Whether this node can be found and called; `reason` says why not.
 
     The reason stands behind the origin, and does not say it once more.
     """
@@ -71,7 +69,6 @@ class HubState:
     origin: str
     online: bool
     reason: str
-    since: float
 
 
 def _ended(error: ConnectionClosed) -> str:
@@ -126,7 +123,7 @@ class HubClient:
         self._name = label(name, 128) or "node"
         self._query = {"session": session, "offers": str(takes_offers).lower()}
         self._on_signal, self._on_refused, self._on_state = on_signal, on_refused, on_state
-        self._state = HubState(self._account.origin, False, CALLING, time.time())
+        self._state = HubState(self._account.origin, False, CALLING)
         self._advert: dict[str, Any] | None = None
         self._socket: ClientConnection | None = None
         self._awaits = awaits
@@ -150,7 +147,7 @@ class HubClient:
             await asyncio.gather(self._running, return_exceptions=True)
         await self._account.close()
         # Not told: whoever stops it knows, and an owner reads in it that something is wrong.
-        self._state = HubState(self._account.origin, False, "It was stopped.", time.time())
+        self._state = HubState(self._account.origin, False, "It was stopped.")
 
     async def signal(self, target_node_id: str, payload: dict[str, Any], session: str = "") -> None:
         """Send a payload to another node, or to one session of it; `on_refused` hears if it cannot be delivered.
@@ -280,6 +277,6 @@ class HubClient:
         hub = f"The hub at {self._account.origin} "
         reason = f"It {reason.removeprefix(hub)}" if reason.startswith(hub) else reason
         if (online, reason) != (self._state.online, self._state.reason):
-            self._state = HubState(self._account.origin, online, reason, time.time())
+            self._state = HubState(self._account.origin, online, reason)
             if self._on_state is not None:
                 self._on_state(self._state)

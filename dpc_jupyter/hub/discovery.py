@@ -9,9 +9,10 @@ from sqlalchemy import ColumnElement, and_, func, insert, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from dpc_jupyter.hub.limits import ADVERTS_LIMIT, FOUND_LIMIT
+from dpc_jupyter.hub.limits import ADVERTS_LIMIT
 from dpc_jupyter.hub.schemas import Advert, Found, FoundNode
 from dpc_jupyter.hub.tables import EVERYONE, adverts, audiences, groups, models, presence
+from dpc_jupyter.hub.wire import FOUND_LIMIT
 
 
 async def put(db: AsyncConnection, node_id: str, advert: Advert, now: ColumnElement[float]) -> bool:

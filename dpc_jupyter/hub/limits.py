@@ -16,7 +16,6 @@ OUTBOX_LIMIT_BYTES = 256 * 1024
 # For a reader whose buffers are full to take some of it; nginx's send_timeout is 60 s, for pages.
 SLOW_READER_S = 10.0
 ADVERTS_LIMIT = 100_000
-FOUND_LIMIT = 100
 
 # (a second for ever, at once). Whole JupyterHubs come from one address, and log in together when the hub comes back.
 LOGIN_CALLS_PER_ADDRESS = (20.0, 2500.0)

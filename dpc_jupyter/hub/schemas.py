@@ -6,7 +6,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from dpc_jupyter.hub.wire import NODE_ID, OFFERS_LIMIT, WORDS_LIMIT
+from dpc_jupyter.hub.wire import OFFERS_LIMIT, WORDS_LIMIT
+from dpc_jupyter.identity import NODE_ID
 from dpc_jupyter.sanitize import label
 
 NodeId = Annotated[str, StringConstraints(pattern=f"^{NODE_ID}$")]

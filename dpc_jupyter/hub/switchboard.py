@@ -13,7 +13,8 @@ from dpc_jupyter.hub.bus import Bus, Parcel
 from dpc_jupyter.hub.metrics import Metrics
 from dpc_jupyter.hub.sessions import Session, Sessions
 from dpc_jupyter.hub.storage import BEAT_S, FORGET_HUB_S, Place, Storage, StorageError
-from dpc_jupyter.hub.wire import ErrorFromHub, SignalFromHub, SignalToHub, encode, is_node_id, is_offer
+from dpc_jupyter.hub.wire import ErrorFromHub, SignalFromHub, SignalToHub, encode, is_offer
+from dpc_jupyter.identity import is_node_id
 
 _log = logging.getLogger(__name__)
 

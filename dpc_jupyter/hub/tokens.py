@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import jwt
 
 from dpc_jupyter.errors import HandshakeError
-from dpc_jupyter.hub.wire import is_node_id
+from dpc_jupyter.identity import is_node_id
 
 CHALLENGE_S = 60
 TOKEN_S = 15 * 60

@@ -20,7 +20,8 @@ PAYLOAD_LIMIT_BYTES = 64 * 1024
 MESSAGE_LIMIT_BYTES = PAYLOAD_LIMIT_BYTES + 1024
 # Of all lists of an advert together: what a lab of a hundred people and twenty models needs, several times.
 WORDS_LIMIT, OFFERS_LIMIT = 1024, 64
-NODE_ID = r"dpc-node-[0-9a-f]{32}"
+# Of a search: what is more should be narrowed.
+FOUND_LIMIT = 100
 SESSION = r"[0-9A-Za-z_.-]{0,64}"
 # Close codes for private use (RFC 6455 section 7.4.2), after the HTTP statuses that mean the same.
 EXPIRED, REPLACED = 4401, 4409
@@ -29,11 +30,6 @@ CALLING = "It is being called."
 _DOMAIN = b"dpc-hub1-login\0"
 _HOST = re.compile(r"[0-9a-z_:-]{1,63}(\.[0-9a-z_-]{1,63})*\.?")  # labels as long as DNS has them
 _PORTS = {"http": 80, "https": 443}
-
-
-def is_node_id(text: str) -> bool:
-    """Whether this is a whole node id."""
-    return re.fullmatch(NODE_ID, text) is not None
 
 
 def is_session(text: str) -> bool:

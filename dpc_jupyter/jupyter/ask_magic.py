@@ -172,21 +172,21 @@ class AskMagics(Magics):
     @one_line
     @magic_arguments()
     @argument("action", nargs="?", choices=("list", "show", "clear"), default="list")
-    @argument("name", nargs="?", help="which conversation; clear without a name forgets all")
+    @argument("conversation", nargs="?", help="which conversation; clear without a name forgets all")
     def dpc_conversation(self, line: str) -> None:
         """List, show or forget what ``%dpc_ask -c NAME`` remembers."""
         wanted = parse(self, "dpc_conversation", line)
         kept = self._notebook.conversations
-        if wanted.name is not None and wanted.name not in kept:
+        if wanted.conversation is not None and wanted.conversation not in kept:
             known = f"there are {', '.join(map(label, kept))}." if kept else "begin one with %dpc_ask -c NAME."
-            raise UsageError(f"No conversation is called {label(wanted.name)}: {known}")
+            raise UsageError(f"No conversation is called {label(wanted.conversation)}: {known}")
         if wanted.action == "clear":
-            for name in [wanted.name] if wanted.name else list(kept):
+            for name in [wanted.conversation] if wanted.conversation else list(kept):
                 del kept[name]
-        elif wanted.action == "show" or wanted.name:
-            if not wanted.name:
+        elif wanted.action == "show" or wanted.conversation:
+            if not wanted.conversation:
                 raise UsageError("Which one? %dpc_conversation show NAME")
-            show_table(("Who", "Said"), [(turn.role, turn.content) for turn in kept[wanted.name].turns])
+            show_table(("Who", "Said"), [(turn.role, turn.content) for turn in kept[wanted.conversation].turns])
         elif kept:
             show_table(("Conversation", "Questions"), [(name, len(talk.turns) // 2) for name, talk in kept.items()])
         else:

@@ -65,7 +65,7 @@ class Chat:
         self._stream: AnswerStream | None = None
         self._lock = threading.Lock()
         self._telling = threading.Lock()
-        self._asked: Future[None] | None = None
+        self._asked: Future[DpcError | None] | None = None
         self._running = self._stopped = False
         self._count = 0
         self._chosen: Chosen | None = None
@@ -125,7 +125,8 @@ class Chat:
 
     def ask_and_wait(self, *args: Any, **settings: Any) -> Answer:
         """As `ask`, and wait for the answer, whole or what came of it; an interrupt stops it."""
-        before = len(self.answers)
+        answers = self.answers  # a chat that is cleared meanwhile has others
+        before = len(answers)
         self.ask(*args, **settings)
         try:
             while (asked := self._asked) is not None and not asked.done():
@@ -133,9 +134,10 @@ class Chat:
         except KeyboardInterrupt:
             self.stop()
             raise
-        if len(self.answers) == before:
-            raise DpcError(self._shown[-1].text)
-        return self.answers[-1]
+        if len(answers) == before:
+            failed = None if asked is None or asked.cancelled() else asked.result()
+            raise failed or RequestCancelled("Stopped before it was asked.")
+        return answers[-1]
 
     def stop(self) -> None:
         """Stop the answer, if one comes, and wait for the moment until it has ended."""
@@ -163,12 +165,12 @@ class Chat:
         question: ChatMessage,
         asked: Message,
         options: Mapping[str, Any] | None,
-    ) -> None:
-        """On the node's loop."""
-        turns = self._turns  # a chat that is cleared meanwhile has others
+    ) -> DpcError | None:
+        """On the node's loop. Returns what is wrong, which is shown, too."""
+        turns, answers = self._turns, self.answers  # a chat that is cleared meanwhile has others
         shown = Message(uuid.uuid4().hex, "assistant", "", streaming=True)
         began, draw_at, pieces = time.monotonic(), 0.0, list[str]()
-        failed: Message | None = None
+        failed: DpcError | None = None
         try:
             if self._stopped:  # while the host was being linked
                 raise RequestCancelled("Stopped before it was asked.")
@@ -189,17 +191,17 @@ class Chat:
         except RequestCancelled:
             pass
         except DpcError as error:
-            failed = Message(uuid.uuid4().hex, "error", plain(str(error)))
+            failed = error
         except Exception as error:
             _log.exception("a chat's answer failed")
-            failed = Message(uuid.uuid4().hex, "error", f"That failed: {type(error).__name__}; the log has more.")
+            failed = DpcError(f"That failed: {type(error).__name__}; the log has more.")
         finally:
             ended, self._stream = self._stream, None
             kept = () if ended is None else turn_of(question, ended.answer)
             turns += kept
             try:
                 if ended is not None:
-                    self.answers.append(ended.answer)
+                    answers.append(ended.answer)
                     shown.streaming, shown.foot = False, provenance(ended.answer)
                     shown.text, shown.html = plain(ended.answer.text), None
                     shown.html = await asyncio.to_thread(to_html, shown.text)
@@ -211,9 +213,10 @@ class Chat:
                 if ended is not None:
                     self._update(shown)
                 if failed is not None:
-                    self._show(failed)
+                    self._show(Message(uuid.uuid4().hex, "error", plain(str(failed))))
                 elif ended is None:
                     self._tell_all()
+        return failed
 
     async def _draw(self, message: Message, text: str) -> None:
         # A long text takes longer than a node's loop may stand still.

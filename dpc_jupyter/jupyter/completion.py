@@ -72,7 +72,7 @@ class Completer:
             return self._peers()
         if kind in ("model", "models", "what"):
             return self._models(typed)
-        return sorted(self._notebook.conversations) if kind in ("conversation", "name") else []
+        return sorted(self._notebook.conversations) if kind == "conversation" else []
 
     def _peers(self) -> list[str]:
         """Everybody whom the user could mean: linked, dialled before, or named in the access file."""

@@ -8,8 +8,9 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
+from dpc_jupyter.hub.wire import FOUND_LIMIT
 from dpc_jupyter.jupyter.arguments import parse
-from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.jupyter.notebook import Notebook, status_at_hub
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.sanitize import label
@@ -81,7 +82,7 @@ class HubMagics(Magics):
             print("It holds from the next %dpc_start on.")
         else:
             node.run(node.service.change_network())
-            print(f"This node is {node.status().hub or 'at no hub now.'}")
+            print(f"This node is {status_at_hub(node).hub or 'at no hub now.'}")
 
     def _show(self) -> None:
         from dpc_jupyter.node.network import Network
@@ -102,4 +103,6 @@ class HubMagics(Magics):
             print("The hub shows nobody such to you. Hosts are found by those whom they let in.")
             return
         show_table(_HEAD, [(each.name, each.node_id, ", ".join(each.models), ", ".join(each.groups)) for each in found])
+        if len(found) >= FOUND_LIMIT:
+            print(f"These are the first {FOUND_LIMIT} by name: narrow it with --model, --name or --group.")
         print("That is the hub's word. Connecting proves who it is: %dpc_connect NODE --name NAME")

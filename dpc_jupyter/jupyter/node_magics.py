@@ -11,9 +11,8 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, no_var_expand
 from IPython.core.magic_arguments import argument, magic_arguments
 
-from dpc_jupyter.hub.wire import CALLING
 from dpc_jupyter.jupyter.arguments import fill_in, parse
-from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, asks, is_invitation, linked
+from dpc_jupyter.jupyter.notebook import LOCAL, Notebook, asks, is_invitation, linked, status_at_hub
 from dpc_jupyter.jupyter.one_line import UsageError, one_line
 from dpc_jupyter.jupyter.tables import show_table
 from dpc_jupyter.node.directory import short
@@ -34,10 +33,6 @@ from dpc_jupyter.wording import (
 
 if TYPE_CHECKING:
     from dpc_jupyter.node.thread import BackgroundNode
-
-
-# A hub that is there has answered by then; what is said before would be wrong as soon as it is read.
-_FIRST_WORD_S = 1.0
 
 
 @magics_class
@@ -264,11 +259,7 @@ class NodeMagics(Magics):
 
     def _say_who_we_are(self) -> None:
         node = self._notebook.node()
-        status = node.status()
-        until = time.monotonic() + _FIRST_WORD_S
-        while status.hub.endswith(CALLING) and time.monotonic() < until:
-            time.sleep(0.05)
-            status = node.status()
+        status = status_at_hub(node)
         print(f"{status.name} is {status.node_id}.")
         if status.access_error:
             print(f"Nobody is let in: {status.access_error}")
@@ -293,7 +284,7 @@ def _show_peers(node: BackgroundNode, peers: Sequence[PeerStatus]) -> None:
             (
                 peer.name,
                 peer.node_id,
-                f"{'to it' if peer.outgoing else 'from it'} {reached(peer)}",
+                f"{'to it' if peer.dialled else 'from it'} {reached(peer)}",
                 "" if peer.rtt_s is None else f"{peer.rtt_s * 1000:.0f} ms",
                 ", ".join(dict.fromkeys(model.model for model in peer.models)) or "none",
             )
@@ -301,5 +292,5 @@ def _show_peers(node: BackgroundNode, peers: Sequence[PeerStatus]) -> None:
         ],
     )
     for peer in peers:
-        if peer.outgoing and (before := tried(node.service.attempts(peer.node_id))):
+        if peer.dialled and (before := tried(node.service.attempts(peer.node_id))):
             print(f"{peer.name} is linked {reached(peer)}. {before}")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from dpc_jupyter.errors import ConnectError, DpcError
-from dpc_jupyter.node.directory import Directory, is_node_id
+from dpc_jupyter.hub.wire import CALLING
+from dpc_jupyter.identity import is_node_id
+from dpc_jupyter.node.directory import Directory
 from dpc_jupyter.protocol.invitation import PREFIX
 from dpc_jupyter.protocol.messages import ChatMessage
 from dpc_jupyter.sanitize import label
@@ -20,14 +23,25 @@ if TYPE_CHECKING:
     from dpc_jupyter.node.access import Access
     from dpc_jupyter.node.answer import Answer
     from dpc_jupyter.node.invitations import Invitations
-    from dpc_jupyter.node.status import PeerStatus
+    from dpc_jupyter.node.status import NodeStatus, PeerStatus
     from dpc_jupyter.node.thread import BackgroundNode
 
 LOCAL = "local"
 # An engine that hangs must not hold up an edit of the access file.
 _LOOK_S = 1.0
 # What is told of a question that `turn_of` leaves out.
+# A hub that is there has answered by then; what is said before would be wrong as soon as it is read.
+_FIRST_WORD_S = 1.0
 UNANSWERED = "No answer came: this question is no part of the conversation."
+
+
+def status_at_hub(node: BackgroundNode) -> NodeStatus:
+    """As `BackgroundNode.status`, after the first word of a hub that was only just called."""
+    status, until = node.status(), time.monotonic() + _FIRST_WORD_S
+    while status.hub.endswith(CALLING) and time.monotonic() < until:
+        time.sleep(0.05)
+        status = node.status()
+    return status
 
 
 def linked(node: BackgroundNode, host: str) -> str:

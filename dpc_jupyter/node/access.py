@@ -15,7 +15,7 @@ from dpc_jupyter.firewall import Decision, Edit, Limits, Rules
 from dpc_jupyter.firewall.access_file import end_of
 from dpc_jupyter.firewall.revise import PersonEdit
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.directory import is_node_id
+from dpc_jupyter.identity import is_node_id
 from dpc_jupyter.sanitize import label
 
 

@@ -673,7 +673,7 @@ class CoreService:
             name=self.directory.name_of(peer),
             kind=peer.kind,
             address=peer.address,
-            outgoing=peer.dialled,
+            dialled=peer.dialled,
             extended=peer.extended,
             rtt_s=peer.rtt_s,
             models=peer.offers,

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from dpc_jupyter.errors import PeerNotConnected, UriError
+from dpc_jupyter.errors import DpcError, PeerNotConnected, UriError
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
+from dpc_jupyter.identity import is_node_id
 from dpc_jupyter.node.peer import Peer
 from dpc_jupyter.node.status import KnownPeer
 from dpc_jupyter.sanitize import label
@@ -22,7 +22,6 @@ from dpc_jupyter.transports.tls import DEFAULT_PORT
 Change = Callable[[dict[str, Any]], dict[str, Any]]
 _REWRITE_S = 3600
 _ADDRESSES = 4
-_NODE_ID = re.compile(r"dpc-node-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +52,9 @@ class PeerUri:
         except ValueError as error:
             raise UriError(f"{label(text)!r} is no address ({error}). {shape}") from error
         ids = parse_qs(parts.query).get("node_id", [])
-        if parts.scheme != "dpc" or not parts.hostname or len(ids) != 1 or not _NODE_ID.fullmatch(ids[0]):
+        if parts.scheme != "dpc" or not parts.hostname or len(ids) != 1 or not is_node_id(ids[0]):
             raise UriError(f"{label(text)!r} is no address. {shape}")
         return cls(parts.hostname, port, ids[0])
-
-
-def is_node_id(text: str) -> bool:
-    """Whether this is a whole node id."""
-    return _NODE_ID.fullmatch(text) is not None
 
 
 class Directory:
@@ -179,6 +173,15 @@ class Directory:
         """
         if is_node_id(words):
             return words
+        linked = list(peers)
+        try:
+            return self._find(words, linked)
+        except PeerNotConnected:
+            with contextlib.suppress(DpcError):  # another process of this home may have met it since
+                self._known = {**self._known, **self._home.read_peers()}
+            return self._find(words, linked)
+
+    def _find(self, words: str, peers: Sequence[Peer]) -> str:
         dialled = {peer.node_id: peer.name for peer in peers if peer.dialled}
         known = {**dict.fromkeys(dialled, ""), **dict.fromkeys(self._known, "")}
         given = self._rules().node_by_name(words)

@@ -191,7 +191,7 @@ class Links:
         return await self._finish_handshake(self.adopt_client(stream, node_id), node_id, timeout_s)
 
     async def take_offer(self, sender_node_id: str, payload: object, reply: Reply) -> None:
-        """Answer an offer that a hub brought; returns when the peer says HELLO over the link, or there is none.
+        """Answer an offer that a hub brought; returns when the link is handed on, or there is none.
 
         Raises
         ------

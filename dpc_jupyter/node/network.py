@@ -88,7 +88,8 @@ class Network:
 
 
 def set_hub(home: Home, url: str, trust: Trust = Trust()) -> None:  # noqa: B008  frozen
-    """Write the hub of a home's nodes into its file; an empty `url` takes it away. Nodes read it when they start.
+    """Write the hub of a home's nodes into its file; an empty `url` takes it away. Nodes read it when they start,
+    or when `CoreService.change_network` tells them.
 
     Raises
     ------

@@ -148,7 +148,7 @@ class Peer:
 
     @property
     def kind(self) -> str:
-        """How the peer is reached: ``TLS``."""
+        """How the peer is reached: ``TLS``, ``WebRTC`` or ``relay``."""
         return self._stream.kind
 
     @property

@@ -28,6 +28,7 @@ from dpc_jupyter.errors import (
     PeerNotConnected,
 )
 from dpc_jupyter.node.directory import Change, Directory, PeerUri
+from dpc_jupyter.node.kept import KEEP_S
 from dpc_jupyter.node.ladder import Attempt, Way, climb
 from dpc_jupyter.node.links import Links
 from dpc_jupyter.node.peer import Peer
@@ -38,8 +39,8 @@ from dpc_jupyter.node.tasks import Tasks
 from dpc_jupyter.protocol.invitation import Invitation
 from dpc_jupyter.sanitize import label
 
-# How long a host keeps what it says to an asker that is away.
-COME_BACK_S = 600.0
+# A host keeps no longer what it says to an asker that is away.
+COME_BACK_S = KEEP_S
 # A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
 _REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
 # A look around in the local network takes longer than a dial, which is what finds most hosts again.

@@ -34,7 +34,7 @@ class PeerStatus:
     name: str
     kind: str
     address: str
-    outgoing: bool
+    dialled: bool
     extended: bool
     rtt_s: float | None
     models: tuple[ProviderInfo, ...]
@@ -168,8 +168,10 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True)
 class NodeEvent:
-    """Something happened: ``peer_connected``, ``peer_closed``, ``models_changed``, ``access_changed``,
-    ``access_requested``, ``peer_joined``, ``join_refused``, ``hub_changed``. `text` is one sentence, safe to print.
+    """Something happened: ``peer_connected``, ``peer_closed``, ``peer_away``, ``models_changed``,
+    ``access_changed``, ``access_requested``, ``peer_joined``, ``join_refused``, ``hub_changed``.
+
+    `text` is one sentence, safe to print.
     """
 
     kind: str

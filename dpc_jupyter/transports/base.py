@@ -24,7 +24,7 @@ class ByteStream(Protocol):
     Attributes
     ----------
     kind : str
-        How the peer is reached, for people: ``TLS``.
+        How the peer is reached, for people: ``TLS``, ``WebRTC`` or ``relay``.
     address : str
         Where it is, for people and for limits by address.
     server_cert_der : bytes

@@ -10,7 +10,7 @@ export interface IChoice {
   model: string | null;
 }
 
-const NODE_ID = /^dpc-node-[0-9a-f]{8,64}$/;
+const NODE_ID = /^dpc-node-[0-9a-f]{32}$/;
 const LENGTH_LIMIT = 200;
 
 /** The choice in a notebook's metadata, or null. The file may be a stranger's: nothing in it is taken on trust. */

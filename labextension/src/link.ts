@@ -182,7 +182,7 @@ export class KernelLink implements IDisposable {
     if (this._justLoaded) {
       this._justLoaded = false;
       this._problem = this._t(
-        "This kernel's dpc_jupyter does not talk to JupyterLab: run %pip install -U dpc-jupyter there."
+        "This kernel's dpc_jupyter is not the one of this JupyterLab: install the same version beside both."
       );
     }
     this._setPhase('absent');

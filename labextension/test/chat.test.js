@@ -34,7 +34,7 @@ function show() {
       }
     });
   });
-  client.chat = "c1";
+  client.id = "c1";
   client.receive({ state: structuredClone(STATE) });
   el = document.createElement("div");
   document.body.replaceChildren(el);

@@ -3,7 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { readChoice, restoring, toChoice } from '../src/choice';
 import type { IHost } from '../src/contract';
 
-const ANNA = 'dpc-node-51d3aaaabbbbe07a';
+const ANNA = 'dpc-node-51d3aaaabbbbccccddddeeeeffffe07a';
 const LOCAL = { id: 'local', name: 'Local', model: null };
 const saved = { host: ANNA, name: 'anna', model: 'llama3-70b' };
 const hosts = (...ids: string[]) => ids.map(id => ({ id }) as IHost);

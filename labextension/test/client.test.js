@@ -157,7 +157,7 @@ describe("a widget", () => {
     const _create_comm = vi.fn(async () => comm);
     const model = fakeModel({ _create_comm });
     const client = widgetClient(model);
-    expect(client.chat).toBe("model-1");
+    expect(client.id).toBe("model-1");
     const result = client.call("usage");
     await settled();
     expect(_create_comm).toHaveBeenCalledWith("dpc.rpc", expect.any(String), {});

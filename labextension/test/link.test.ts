@@ -4,7 +4,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from 'vitest';
 import { KernelLink } from '../src/link';
 import { NotebookModel } from '../src/model';
 
-const ANNA = 'dpc-node-51d3aaaabbbbe07a';
+const ANNA = 'dpc-node-51d3aaaabbbbccccddddeeeeffffe07a';
 const t = (text: string, ...args: unknown[]) => text.replace(/%(\d)/g, (_, n) => String(args[n - 1]));
 const settle = () => new Promise(resolve => setTimeout(resolve));
 

@@ -348,3 +348,22 @@ def test_a_chat_that_is_closed_while_it_answers_frees_its_slot(
     until_in_thread(lambda: engine.running == 0)
     assert faces.chats["1"].state()["messages"] == []
     faces.chats.close("nobody's")
+
+
+def test_a_chat_that_is_cleared_while_python_waits_gives_what_came(
+    screen: Screen, notebook: Notebook, hold: Callable[[bool], None], faces: Faces
+) -> None:
+    """The reader's button is heard while the cell runs."""
+    hold(True)
+    chat = faces.chats["1"]
+
+    def clear() -> None:
+        screen.until(lambda: last(screen)["text"] == PIECE)
+        chat.clear()
+
+    clearing = threading.Thread(target=clear)
+    clearing.start()
+    answer = chat.ask_and_wait("hello")
+    clearing.join(10)
+    assert (answer.text, answer.finish_reason) == (PIECE, "cancelled")
+    assert not chat.answers and not messages(screen, "assistant")

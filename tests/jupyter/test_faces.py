@@ -81,7 +81,6 @@ def test_the_answer_of_a_call_comes_after_the_state_that_it_has_made(
         ("share", {"on": "yes"}, "share: Expected `bool`"),
         ("share", {"on": True, "port": 1}, "share: Object contains unknown field `port`"),
         ("preview", {"edits": [{"kind": "person"}]}, "This edit is not understood: "),
-        ("disconnect", {"host": "anna"}, "No node runs: start it first."),
         ("pause", {"on": True}, "No node runs: start it first."),
         ("find", {"words": "anna"}, "No node runs: start it first."),
         ("chat_ask", {"chat": "1", "prompt": " \n"}, "Nothing is asked: write something first."),
@@ -317,9 +316,9 @@ def test_a_host_with_a_line_is_busy_and_requests_show_where_they_stand(
 
 
 def test_a_host_that_was_left_is_known_and_one_that_is_gone_says_why(
-    screen: Screen, linked: str, stub_host: StubHost
+    screen: Screen, node: BackgroundNode, linked: str, stub_host: StubHost
 ) -> None:
-    screen.call("disconnect", host="anna")
+    node.run(node.service.disconnect("anna"))
     assert screen.host(linked, state="known")["reason"] == ""
     screen.call("connect", address="anna")
     screen.host(linked, state="ready")
@@ -339,14 +338,14 @@ def test_a_host_that_has_not_let_us_in_says_so(screen: Screen, linked: str, stub
 
 
 def test_the_choice_of_a_face_is_the_notebooks_and_one_that_fails_leaves_it(
-    screen: Screen, linked: str, notebook: Notebook
+    screen: Screen, node: BackgroundNode, linked: str, notebook: Notebook
 ) -> None:
     assert screen.call("choose", host="anna", model="stub-2") == {"id": linked, "name": "anna", "model": "stub-2"}
     assert screen.state["chosen"] == {"id": linked, "name": "anna", "model": "stub-2"}
     with pytest.raises(Refused, match=r"^Nobody is known as nobody"):
         screen.call("choose", host="nobody")
     assert (notebook.host, notebook.model) == (linked, "stub-2")
-    screen.call("disconnect", host="anna")
+    node.run(node.service.disconnect("anna"))
     screen.call("choose", host=linked)
     assert screen.state["chosen"]["model"] is None
     screen.host(linked, state="ready")

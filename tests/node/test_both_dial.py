@@ -44,7 +44,7 @@ async def test_one_link_stays_and_both_ask_over_it(both: Two) -> None:
         dialled = await asyncio.gather(
             anna.connect(str(bob.uri)), bob.connect(str(anna.uri)), anna.connect(str(bob.uri))
         )
-        assert all(link.outgoing for link in dialled), "whoever dialled has what it dialled for"
+        assert all(link.dialled for link in dialled), "whoever dialled has what it dialled for"
         answers = await asyncio.gather(
             *(anna.send_ai_query("hello", bob.identity.node_id) for _ in range(3)),
             *(bob.send_ai_query("hello", anna.identity.node_id) for _ in range(3)),

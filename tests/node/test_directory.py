@@ -167,3 +167,13 @@ async def test_another_node_at_a_known_address_is_refused_before_a_byte_is_sent(
 async def test_a_name_without_an_address_cannot_be_dialled(allowed: Pair) -> None:
     with pytest.raises(PeerNotConnected, match="use its dpc:// address once"):
         await allowed.asker.connect("dpc-node-" + "0" * 32)
+
+
+def test_whom_another_process_of_this_home_has_met_since_is_found(make_home: MakeHome) -> None:
+    home = make_home("bob")
+    here, there = Directory(home, Rules), Directory(home, Rules)
+    change = there.remember(ID, PeerUri("127.0.0.1", 8889, ID), "", "anna")
+    assert change is not None
+    there.save(change)
+    assert here.find("anna", []) == ID
+    assert [uri.port for uri in here.uris_of(ID)] == [8889]

@@ -24,10 +24,10 @@ async def test_a_status_shows_links_and_requests_at_both_ends(make_pair: MakePai
     here, there = pair.host.status(), pair.asker.status()
     assert (here.node_id, here.name, here.sharing, here.uri) == (pair.host_id, "anna", True, str(pair.host.uri))
     assert (here.access_error, here.ledger_error, there.uri) == (None, None, None)
-    assert [(peer.name, peer.outgoing, peer.kind, peer.extended) for peer in there.peers] == [
+    assert [(peer.name, peer.dialled, peer.kind, peer.extended) for peer in there.peers] == [
         ("anna", True, "TLS", True)
     ]
-    assert [(peer.name, peer.outgoing) for peer in here.peers] == [("bob", False)]
+    assert [(peer.name, peer.dialled) for peer in here.peers] == [("bob", False)]
     expected = [("stub-1", "running", None), ("stub-2", "queued", 1)]
     assert [(request.model, request.state, request.position) for request in here.serving] == expected
     assert [(request.model, request.state, request.position) for request in there.asking] == expected

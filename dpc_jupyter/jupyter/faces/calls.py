@@ -71,11 +71,6 @@ class Calls:
         node.run(node.service.models(peer.node_id))
         return {"id": peer.node_id, "name": peer.name}
 
-    def disconnect(self, host: str) -> None:
-        """End the links to a peer."""
-        node = self._running()
-        node.run(node.service.disconnect(host))
-
     def find(self, words: str = "") -> list[FoundView]:
         """Who is online at the hub: everybody, or who has these words in the name, in a model, or as a group."""
         node = self._running()

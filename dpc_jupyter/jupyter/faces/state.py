@@ -193,8 +193,8 @@ def host_views(
     """
     linked: dict[str, PeerStatus] = {}
     for peer in peers:
-        if peer.outgoing or peer.models:
-            linked[peer.node_id] = linked.get(peer.node_id, peer) if not peer.outgoing else peer
+        if peer.dialled or peer.models:
+            linked[peer.node_id] = linked.get(peer.node_id, peer) if not peer.dialled else peer
     hosts = [
         HostView(
             id=LOCAL,
@@ -391,7 +391,7 @@ def _linked(peer: PeerStatus, attempts: Sequence[Attempt]) -> HostView:
         rtt_ms=None if peer.rtt_s is None else round(peer.rtt_s * 1000, 1),
         reason="" if peer.models else "no models for you: its owner has not let you in",
         # Of one that called us, what we tried before says nothing.
-        tried=label(tried(attempts), SENTENCE_CHARS) if peer.outgoing else "",
+        tried=label(tried(attempts), SENTENCE_CHARS) if peer.dialled else "",
         running=None if load is None else load.running,
         waiting=None if load is None else load.waiting,
         eta_s=None if load is None else load.eta_s,

@@ -7,7 +7,7 @@ const NEAR_END_PX = 32;
 
 export function chat(el, client, t) {
   const calls = new Calls(client, draw);
-  const number = client.chat ?? client.id;
+  const number = client.id;
   const shown = new Map(); // message id -> {message, element}
   const log = h("div", {
     class: "dpc-chat-log", role: "log", "aria-live": "polite", "aria-label": t("Conversation"), tabindex: "0",
@@ -229,6 +229,5 @@ export function chat(el, client, t) {
     atEnd = true;
     const asked = await calls.run("ask", "chat_ask", { chat: number, prompt, host, model });
     if (asked === undefined) field.value ||= prompt; // it was not taken: nothing of it is lost
-    if (asked?.messages) take(asked);
   }
 }

@@ -157,7 +157,6 @@ export function widgetClient(model) {
       throw error;
     }
   }, { id: model.get("client") || undefined });
-  client.chat = client.id;
   const receive = (message) => client.receive(message);
   model.on("msg:custom", receive);
   model.on("comm_live_update", end); // the widget manager has seen a restart; where it sees none, the next message does

@@ -106,7 +106,7 @@ function inShort(reason) {
   return short.replace(/^[A-Z](?=[a-z])/, (letter) => letter.toLowerCase());
 }
 
-/** Where a request stands: "2nd in line", "loading the model", "64 tokens/s · 312 tokens" */
+/** Where a request stands: "2nd in line", "loading the model", "312 tokens" */
 export function requestProgress(request, t) {
   const waited = request.waited_s >= 2 && duration(request.waited_s);
   if (request.state === "queued") {
@@ -114,5 +114,5 @@ export function requestProgress(request, t) {
   }
   if (request.state === "loading") return line(t("loading the model"), waited);
   if (!request.tokens) return line(t("reading the prompt"), waited);
-  return line(request.tokens_per_s && tokensPerSecond(request.tokens_per_s, t), t("%1 tokens", count(request.tokens)));
+  return t("%1 tokens", count(request.tokens));
 }
