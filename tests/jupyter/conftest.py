@@ -119,13 +119,13 @@ def notebook(environment: dict[str, str]) -> Iterator[Notebook]:
 def faces(notebook: Notebook) -> Iterator[Faces]:
     made = Faces(notebook)
     yield made
-    made.hub.close()
+    made.listeners.close()
     until_in_thread(lambda: not [each for each in threading.enumerate() if each.name == "dpc-faces"])
 
 
 @pytest.fixture
 def screen(faces: Faces) -> Screen:
-    return Screen(faces.hub)
+    return Screen(faces.listeners)
 
 
 @pytest.fixture

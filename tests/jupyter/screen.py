@@ -10,7 +10,7 @@ from typing import Any
 
 from node.waiting import PATIENCE_S
 
-from dpc_jupyter.jupyter.faces.hub import Hub
+from dpc_jupyter.jupyter.faces.listeners import Listeners
 
 Message = dict[str, Any]
 
@@ -20,15 +20,15 @@ class Refused(Exception):
 
 
 class Screen:
-    """One face of a hub."""
+    """One face."""
 
-    def __init__(self, hub: Hub, client: str = "") -> None:
+    def __init__(self, listeners: Listeners, client: str = "") -> None:
         self.client = client or uuid.uuid4().hex
         self.heard: list[Message] = []
         self.state: Message = {}
-        self._hub = hub
+        self._listeners = listeners
         self._news = threading.Condition()
-        hub.attach(self.client, self.receive)
+        listeners.attach(self.client, self.receive)
 
     def receive(self, message: Message) -> None:
         message = json.loads(json.dumps(message, allow_nan=False))  # as a comm does
@@ -61,7 +61,7 @@ class Screen:
     def ask(self, method: Any, params: Any = None) -> str:
         """Send a call up, and go on."""
         number = uuid.uuid4().hex
-        self._hub.take({"client": self.client, "id": number, "method": method, "params": params})
+        self._listeners.take({"client": self.client, "id": number, "method": method, "params": params})
         return number
 
     def reply(self, number: str) -> Message:

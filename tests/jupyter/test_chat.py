@@ -211,7 +211,7 @@ def test_two_pages_cannot_ask_at_once_not_even_while_the_host_is_being_linked(
     first = screen.ask("chat_ask", {"chat": "1", "prompt": "one", "host": "slow"})
     until_in_thread(lambda: faces.chats["1"].state()["running"])
     with pytest.raises(Refused, match="An answer is still coming: stop it, or wait"):
-        Screen(faces.hub).call("chat_ask", chat="1", prompt="two")
+        Screen(faces.listeners).call("chat_ask", chat="1", prompt="two")
     linking.set()
     assert screen.reply(first)["error"] == "slow does not answer."
     assert ask(screen)["text"] == PIECE * 4
@@ -276,7 +276,7 @@ def test_a_second_view_shows_the_same_and_is_told_the_same(
     hold(True)
     screen.call("chat_ask", chat="1", prompt="two")
     screen.until(lambda: last(screen)["text"] == PIECE)
-    second = Screen(faces.hub)
+    second = Screen(faces.listeners)
     whole = second.call("chat_state", chat="1")
     assert whole["running"] is True
     assert [(each["role"], each["text"]) for each in whole["messages"]] == [

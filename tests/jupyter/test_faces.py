@@ -19,8 +19,8 @@ from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
 from dpc_jupyter.hub.adverts import FoundNode
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.jupyter.faces import Faces, hub, watch
-from dpc_jupyter.jupyter.faces.hub import Hub
+from dpc_jupyter.jupyter.faces import Faces, listeners, watch
+from dpc_jupyter.jupyter.faces.listeners import Listeners
 from dpc_jupyter.jupyter.faces.state import found_views, host_views, node_view, pending_views, request_views
 from dpc_jupyter.jupyter.notebook import Notebook
 from dpc_jupyter.node.ladder import Attempt
@@ -97,7 +97,7 @@ def test_a_call_that_cannot_be_is_refused_in_one_sentence(
 def test_what_is_no_call_at_all_is_not_heard(screen: Screen, faces: Faces) -> None:
     strange: list[Any] = [None, [], {}, {"client": "nobody", "id": "1", "method": "start"}]
     for message in strange:
-        faces.hub.take(message)
+        faces.listeners.take(message)
     assert screen.call("usage", days=1)["rows"] == []
     assert not [each for each in screen.heard if each.get("reply") == "1"]
 
@@ -139,17 +139,17 @@ def watcher() -> StubWatcher:
 
 
 @pytest.fixture
-def stub_hub(slow: SlowCalls, watcher: StubWatcher) -> Iterator[Hub]:
-    made = Hub(slow, watcher)  # type: ignore[arg-type]
+def stub_listeners(slow: SlowCalls, watcher: StubWatcher) -> Iterator[Listeners]:
+    made = Listeners(slow, watcher)  # type: ignore[arg-type]
     yield made
     slow.may_end.set()
     made.close()
 
 
 def test_a_slow_call_holds_up_neither_another_nor_the_state(
-    stub_hub: Hub, slow: SlowCalls, watcher: StubWatcher
+    stub_listeners: Listeners, slow: SlowCalls, watcher: StubWatcher
 ) -> None:
-    screen = Screen(stub_hub)
+    screen = Screen(stub_listeners)
     waiting = screen.ask("slow")
     assert screen.call("quick") == "quick"
     watcher.says = {"chosen": 2}
@@ -160,30 +160,32 @@ def test_a_slow_call_holds_up_neither_another_nor_the_state(
 
 
 def test_a_silent_face_gets_nothing_until_it_is_heard_again_and_then_everything(
-    stub_hub: Hub, watcher: StubWatcher, monkeypatch: pytest.MonkeyPatch
+    stub_listeners: Listeners, watcher: StubWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(hub, "SILENT_S", 0.2)
-    screen = Screen(stub_hub)
-    until_in_thread(lambda: stub_hub._thread is None)
+    monkeypatch.setattr(listeners, "SILENT_S", 0.2)
+    screen = Screen(stub_listeners)
+    until_in_thread(lambda: stub_listeners._thread is None)
     heard = len(screen.heard)
     watcher.says = {"chosen": 2, "node": 3}
-    stub_hub.tell({"chat": {}})
-    stub_hub.look()
+    stub_listeners.tell({"chat": {}})
+    stub_listeners.look()
     assert len(screen.heard) == heard
-    assert stub_hub._faces[screen.client].seen == {}
+    assert stub_listeners._faces[screen.client].seen == {}
     assert screen.call("quick") == "quick"
     assert screen.state == {"chosen": 2, "node": 3}
 
 
-def test_a_face_that_cannot_be_told_is_dropped_and_the_others_are_told(stub_hub: Hub, watcher: StubWatcher) -> None:
+def test_a_face_that_cannot_be_told_is_dropped_and_the_others_are_told(
+    stub_listeners: Listeners, watcher: StubWatcher
+) -> None:
     def gone(message: Message) -> None:
         raise OSError("the page is gone")
 
-    stub_hub.attach("gone", gone)
-    screen = Screen(stub_hub)
+    stub_listeners.attach("gone", gone)
+    screen = Screen(stub_listeners)
     watcher.says = {"chosen": 2}
     screen.until(lambda: screen.state.get("chosen") == 2)
-    assert list(stub_hub._faces) == [screen.client]
+    assert list(stub_listeners._faces) == [screen.client]
 
 
 class Comm:
@@ -205,32 +207,36 @@ class Comm:
         self.closed = callback
 
 
-def test_a_page_that_comes_back_stays_when_its_old_comm_closes_late(stub_hub: Hub, watcher: StubWatcher) -> None:
+def test_a_page_that_comes_back_stays_when_its_old_comm_closes_late(
+    stub_listeners: Listeners, watcher: StubWatcher
+) -> None:
     old, new, opening = Comm(), Comm(), {"content": {"data": {"client": "page"}}}
-    stub_hub.open_events(old, opening)
-    stub_hub.open_events(new, opening)
+    stub_listeners.open_events(old, opening)
+    stub_listeners.open_events(new, opening)
     old.closed({})
     watcher.says = {"chosen": 2}
     until_in_thread(lambda: {"state": {"chosen": 2}} in new.sent)
     new.closed({})
-    assert not stub_hub._faces
+    assert not stub_listeners._faces
 
 
-def test_no_more_faces_are_kept_than_pages_can_be_open(stub_hub: Hub) -> None:
-    screens = [Screen(stub_hub) for _ in range(hub.FACES_LIMIT + 2)]
-    assert list(stub_hub._faces) == [screen.client for screen in screens[2:]]
+def test_no_more_faces_are_kept_than_pages_can_be_open(stub_listeners: Listeners) -> None:
+    screens = [Screen(stub_listeners) for _ in range(listeners.FACES_LIMIT + 2)]
+    assert list(stub_listeners._faces) == [screen.client for screen in screens[2:]]
 
 
-def test_a_fault_in_a_call_is_told_without_its_words(stub_hub: Hub, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fault_in_a_call_is_told_without_its_words(
+    stub_listeners: Listeners, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(Refused, match=r"^That failed: ZeroDivisionError\. The kernel's log has more\.$"):
-        Screen(stub_hub).call("wrong")
+        Screen(stub_listeners).call("wrong")
     assert "a call of a face failed" in caplog.text
 
 
 def test_a_fault_in_the_state_is_logged_once_and_the_faces_go_on_after_it(
-    stub_hub: Hub, watcher: StubWatcher, caplog: pytest.LogCaptureFixture
+    stub_listeners: Listeners, watcher: StubWatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
-    screen = Screen(stub_hub)
+    screen = Screen(stub_listeners)
     screen.until(lambda: screen.state)
     watcher.says = ZeroDivisionError()
     for _ in range(4):
@@ -243,21 +249,23 @@ def test_a_fault_in_the_state_is_logged_once_and_the_faces_go_on_after_it(
     assert len(caplog.records) == 1 and caplog.records[0].levelno == logging.ERROR
 
 
-def test_a_closed_hub_tells_nobody_and_takes_nothing(stub_hub: Hub, slow: SlowCalls, watcher: StubWatcher) -> None:
-    screen = Screen(stub_hub)
+def test_closed_listeners_tell_nobody_and_takes_nothing(
+    stub_listeners: Listeners, slow: SlowCalls, watcher: StubWatcher
+) -> None:
+    screen = Screen(stub_listeners)
     screen.until(lambda: screen.state)
-    waiting = [screen.ask("slow") for _ in range(hub._WORKERS + 1)]
-    stub_hub.close()
-    until_in_thread(lambda: stub_hub._thread is None)
+    waiting = [screen.ask("slow") for _ in range(listeners._WORKERS + 1)]
+    stub_listeners.close()
+    until_in_thread(lambda: stub_listeners._thread is None)
     heard = len(screen.heard)
     watcher.says = {"chosen": 2}
-    stub_hub.attach("late", screen.receive)
-    stub_hub.take({"client": screen.client, "id": "1", "method": "quick"})
+    stub_listeners.attach("late", screen.receive)
+    stub_listeners.take({"client": screen.client, "id": "1", "method": "quick"})
     slow.may_end.set()
     until_in_thread(lambda: not [each for each in threading.enumerate() if each.name.startswith("dpc-face")])
     told = [each.get("reply") for each in screen.heard[heard:]]
     assert set(told) <= set(waiting[:-1]), "what was under way may say so; what waited was not begun"
-    assert not stub_hub._faces
+    assert not stub_listeners._faces
 
 
 # What they see.
@@ -626,7 +634,7 @@ def test_somebody_who_is_known_by_a_note_alone_is_nobody_in_the_editor(screen: S
 
 
 def test_two_editors_lose_nothing_of_each_others(faces: Faces, asker_home: Home) -> None:
-    screens = [Screen(faces.hub) for _ in range(4)]
+    screens = [Screen(faces.listeners) for _ in range(4)]
     numbers = [
         (screen, screen.ask("apply", {"edits": [{"kind": "person", "node_id": _number(which, turn), "listed": True}]}))
         for turn in range(6)
@@ -650,11 +658,11 @@ def test_what_was_used_is_a_table(screen: Screen, linked: str, node: BackgroundN
 
 
 def test_faces_that_open_at_the_same_time_have_one_hub(notebook: Notebook) -> None:
-    faces, found, barrier = Faces(notebook), list[Hub](), threading.Barrier(8)
+    faces, found, barrier = Faces(notebook), list[Listeners](), threading.Barrier(8)
 
     def open_one() -> None:
         barrier.wait()
-        found.append(faces.hub)
+        found.append(faces.listeners)
 
     threads = [threading.Thread(target=open_one) for _ in range(8)]
     for each in threads:
@@ -662,4 +670,4 @@ def test_faces_that_open_at_the_same_time_have_one_hub(notebook: Notebook) -> No
     for each in threads:
         each.join()
     assert len(found) == 8 and len(set(map(id, found))) == 1
-    faces.hub.close()
+    faces.listeners.close()

@@ -55,10 +55,10 @@ class _View(anywidget.AnyWidget):
         faces = current_faces()
         super().__init__()
         self.client = self.model_id
-        self._hub = faces.hub
-        self._hub.attach(self.model_id, self.send)
+        self._listeners = faces.listeners
+        self._listeners.attach(self.model_id, self.send)
         # For a front end that opens no comm of its own; JupyterLab's calls come by `dpc.rpc`, while a cell runs too.
-        self.on_msg(lambda _widget, message, _buffers: self._hub.take(message))
+        self.on_msg(lambda _widget, message, _buffers: self._listeners.take(message))
 
     def __repr__(self) -> str:
         # What a saved notebook shows of it where nothing draws widgets.
@@ -67,7 +67,7 @@ class _View(anywidget.AnyWidget):
     def close(self) -> None:
         """End it in every view."""
         if self.comm is not None:  # else it is closed, or was never made whole
-            self._hub.detach(self.client)
+            self._listeners.detach(self.client)
             super().close()
 
 

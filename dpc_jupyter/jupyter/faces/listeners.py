@@ -54,7 +54,7 @@ class _Face:
         self.knows_nothing = False
 
 
-class Hub:
+class Listeners:
     """The faces of one kernel.
 
     Parameters
