@@ -249,7 +249,7 @@ def test_a_fault_in_the_state_is_logged_once_and_the_faces_go_on_after_it(
     assert len(caplog.records) == 1 and caplog.records[0].levelno == logging.ERROR
 
 
-def test_closed_listeners_tell_nobody_and_takes_nothing(
+def test_closed_listeners_tell_nobody_and_take_nothing(
     stub_listeners: Listeners, slow: SlowCalls, watcher: StubWatcher
 ) -> None:
     screen = Screen(stub_listeners)
