@@ -166,6 +166,11 @@ class Rules:
         """The owner's name for a node, or the id itself."""
         return str(self._nodes.get(node_id, {}).get("name", node_id))
 
+    @property
+    def node_ids(self) -> set[str]:
+        """Every node that the file names or lists."""
+        return self._grants.keys() | self._nodes.keys()
+
     def names(self) -> dict[str, str]:
         """Every node that the owner has named, and how."""
         return {node_id: str(settings["name"]) for node_id, settings in self._nodes.items() if settings.get("name")}

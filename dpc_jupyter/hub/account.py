@@ -10,6 +10,7 @@ import base64
 import socket
 import ssl
 import time
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -28,6 +29,8 @@ from dpc_jupyter.sanitize import label
 # A hundred nodes with their models; what is longer is no answer of a hub.
 _ANSWER_LIMIT_BYTES = 2 * 2**20
 _TIMEOUT_S = 10.0
+# Of a whole call: a timeout of httpx ends with every byte.
+_CALL_S = 3 * _TIMEOUT_S
 # A hub that is gone without a word is noticed after both together.
 _PING_EVERY_S, _PING_WAIT_S = 10.0, 10.0
 # A token is renewed at this part of its life, so that there is time for another try.
@@ -165,12 +168,15 @@ class Account:
         http = await self._opened()
         body = bytearray()
         try:
-            async with http.stream(method, path, headers=headers, **more) as response:
+            async with (
+                asyncio.timeout(_CALL_S),
+                http.stream(method, path, headers=headers, **more) as response,
+            ):
                 async for piece in response.aiter_raw():  # packed twice, two kilobytes would be two gigabytes
                     body += piece
                     if len(body) > _ANSWER_LIMIT_BYTES:
                         raise ConnectError(f"The answer of the hub at {self.origin} is too long.")
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, OSError, ValueError) as error:  # some of what a hub may say httpx fails on by itself
             raise self._silence(error) from error
         if not response.is_success:
             raise self._refusal(response.status_code, bytes(body))
@@ -184,6 +190,7 @@ class Account:
                     base_url=self.origin,
                     headers={"Accept-Encoding": "identity"},
                     verify=self._context or False,  # plain HTTP, on this machine: no certificates to load
+                    cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),  # none: a hub has no use for them
                     timeout=_TIMEOUT_S,
                     trust_env=not self._direct,
                 )

@@ -189,22 +189,31 @@ class HubClient:
         return found.safe()
 
     async def _run(self) -> None:
-        try:
-            while True:
-                retrying = AsyncRetrying(
-                    retry=retry_if_exception_type((ConnectError, HandshakeError)),
-                    wait=wait_random_exponential(multiplier=0.5, max=_WAIT_MAX_S),
-                    before_sleep=lambda tried: self._set_state(str(tried.outcome.exception() if tried.outcome else "")),
-                )
-                socket: ClientConnection = await retrying(self._account.dial, **self._query)
-                async with socket:
-                    if await self._until_closed(socket) == REPLACED:
-                        self._set_state("Another program of this node took over its session.")
-                        return
+        while True:
+            try:
+                if await self._until_lost() == REPLACED:
+                    self._set_state("Another program of this node took over its session.")
+                    return
                 # A hub that opens and closes must not make us spin.
                 await asyncio.sleep(0.2)
-        except ConfigError as error:
-            self._set_state(str(error))
+            except ConfigError as error:
+                self._set_state(str(error))
+                return
+            except Exception as error:  # no word of a hub may end this
+                _log.exception("the hub's client failed")
+                self._set_state(f"That failed: {type(error).__name__}; the log has more.")
+                await asyncio.sleep(_WAIT_MAX_S)
+
+    async def _until_lost(self) -> int | None:
+        """Be online once; returns the websocket's close code."""
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type((ConnectError, HandshakeError)),
+            wait=wait_random_exponential(multiplier=0.5, max=_WAIT_MAX_S),
+            before_sleep=lambda tried: self._set_state(str(tried.outcome.exception() if tried.outcome else "")),
+        )
+        socket: ClientConnection = await retrying(self._account.dial, **self._query)
+        async with socket:
+            return await self._until_closed(socket)
 
     async def _until_closed(self, socket: ClientConnection) -> int | None:
         """Hear, and keep the token fresh; returns the websocket's close code."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, func, insert, select
+from sqlalchemy import ColumnElement, and_, case, func, insert, select
 from sqlalchemy import delete as delete_from
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from dpc_jupyter.hub.limits import ADVERTS_LIMIT
 from dpc_jupyter.hub.schemas import Advert, Found, FoundNode
 from dpc_jupyter.hub.tables import EVERYONE, adverts, audiences, groups, models, presence
-from dpc_jupyter.hub.wire import FOUND_LIMIT
+from dpc_jupyter.hub.wire import FOUND_LIMIT, FOUND_WORDS
 
 
 async def put(db: AsyncConnection, node_id: str, advert: Advert, now: ColumnElement[float]) -> bool:
@@ -53,12 +53,20 @@ async def search(
         nodes = nodes.where(a.name.icontains(name, autoescape=True))
     if group:
         nodes = nodes.where(select(g.word).where(v.node_id == a.node_id, told, g.word == group).exists())
-    rows = (await db.execute(nodes.order_by(a.name, a.node_id).limit(FOUND_LIMIT + 1))).all()
+    # Who lets this very node in comes first: names are free, and a hundred of them would hide everybody.
+    for_asker = select(v.offer).where(v.node_id == a.node_id, v.audience == asker).exists()
+    order = (case((for_asker, 0), else_=1), a.name, a.node_id)
+    rows = (await db.execute(nodes.order_by(*order).limit(FOUND_LIMIT + 1))).all()
     ids = [row.node_id for row in rows[:FOUND_LIMIT]]
     words = _by_node((await db.execute(select(m.node_id, m.model).where(m.node_id.in_(ids), shown).distinct())).all())
     belongs = _by_node((await db.execute(select(g.node_id, g.word).where(g.node_id.in_(ids), told).distinct())).all())
     found = [
-        FoundNode(node_id=node_id, name=name, models=words.get(node_id, []), groups=belongs.get(node_id, []))
+        FoundNode(
+            node_id=node_id,
+            name=name,
+            models=_some(words.get(node_id, []), model),
+            groups=_some(belongs.get(node_id, []), group),
+        )
         for node_id, name in rows[:FOUND_LIMIT]
     ]
     return Found(nodes=found, more=len(rows) > FOUND_LIMIT)
@@ -73,6 +81,11 @@ def _rows(node_id: str, advert: Advert) -> dict[Any, list[dict[str, Any]]]:
         found[groups] += [{**key, "word": word} for word in dict.fromkeys(offer.groups)]
         found[audiences] += [{**key, "audience": node} for node in dict.fromkeys(to)]
     return found
+
+
+def _some(words: list[str], sought: str) -> list[str]:
+    """Those with what was sought come first; all of them of a hundred nodes would be too long an answer."""
+    return sorted(words, key=lambda word: sought.casefold() not in word.casefold())[:FOUND_WORDS]
 
 
 def _by_node(rows: Sequence[Any]) -> dict[str, list[str]]:

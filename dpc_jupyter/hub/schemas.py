@@ -81,7 +81,7 @@ class FoundNode(_Body):
 
 
 class Found(_Body):
-    """At most 100 nodes, by name; `more` says that the search should be narrowed."""
+    """At most 100 nodes, those that let the asker in by its id first, then by name; `more`: narrow the search."""
 
     nodes: list[FoundNode]
     more: bool

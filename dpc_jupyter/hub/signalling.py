@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
 
 from starlette.responses import JSONResponse
@@ -45,13 +46,18 @@ class Signalling:
         self._openings = Rate(OPENINGS_PER_NODE, time.monotonic)
         self._signals = Rate(SIGNALS_PER_NODE, time.monotonic)
         self._sockets: dict[str, WebSocket] = {}
+        self._entering = Counter[str]()  # these are no sessions yet, and shall be
         self._closing: set[asyncio.Task[None]] = set()
         self.route = WebSocketRoute("/ws/signal", self._serve)
 
     async def _serve(self, socket: WebSocket) -> None:
         try:
             session = self._open(socket)
-            replaced = await self._switchboard.enter(session)
+            self._entering[session.node_id] += 1
+            try:
+                replaced = await self._switchboard.enter(session)
+            finally:
+                self._entering -= Counter({session.node_id: 1})
         except (Refused, StorageError) as error:
             self._metrics.refuse("opening")
             status, headers = (error.status, error.headers) if isinstance(error, Refused) else (503, {})
@@ -86,9 +92,10 @@ class Signalling:
         if wait_s := self._openings.take(token.node_id):
             raise Refused(429, "Too many websockets were opened: try again later.", wait_s)
         here = sessions.of(token.node_id)
-        if len(here) >= SESSIONS_PER_NODE and all(session.name != name for session in here):
+        entering = self._entering[token.node_id]
+        if len(here) + entering >= SESSIONS_PER_NODE and (entering or all(session.name != name for session in here)):
             raise Refused(429, f"A node has at most {SESSIONS_PER_NODE} sessions.", 60.0)
-        if len(sessions) >= SESSIONS_LIMIT:
+        if len(sessions) + self._entering.total() >= SESSIONS_LIMIT:
             raise Refused(503, "This hub is full.")
         return Session(
             token.node_id,

@@ -22,6 +22,8 @@ MESSAGE_LIMIT_BYTES = PAYLOAD_LIMIT_BYTES + 1024
 WORDS_LIMIT, OFFERS_LIMIT = 1024, 64
 # Of a search: what is more should be narrowed.
 FOUND_LIMIT = 100
+# Models, and groups, of each node that is found.
+FOUND_WORDS = 32
 SESSION = r"[0-9A-Za-z_.-]{0,64}"
 # Close codes for private use (RFC 6455 section 7.4.2), after the HTTP statuses that mean the same.
 EXPIRED, REPLACED = 4401, 4409

@@ -104,5 +104,5 @@ class HubMagics(Magics):
             return
         show_table(_HEAD, [(each.name, each.node_id, ", ".join(each.models), ", ".join(each.groups)) for each in found])
         if len(found) >= FOUND_LIMIT:
-            print(f"These are the first {FOUND_LIMIT} by name: narrow it with --model, --name or --group.")
+            print(f"A hub shows {FOUND_LIMIT} at most: narrow it with --model, --name or --group.")
         print("That is the hub's word. Connecting proves who it is: %dpc_connect NODE --name NAME")

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from dpc_jupyter.errors import DpcError, InferenceError, InferenceTimeout, RequestCancelled
+from dpc_jupyter.errors import DpcError, InferenceError, InferenceTimeout, PeerLost, RequestCancelled
 from dpc_jupyter.node.request import InferenceRequest
 from dpc_jupyter.protocol.messages import Options, RemoteInferenceStatus
 
 # The longest answer that MAX_TOKENS allows is well under a mebibyte of text; a host that sends more is not honest.
 ANSWER_LIMIT_CHARS = 4 * 1024 * 1024
+# Of a host whose link broke, without a piece of text between.
+RETURNS_LIMIT = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +153,8 @@ class AnswerStream:
     _phase: int = 0
     _outcome: Outcome = Outcome()
     _waiter: asyncio.Future[None] | None = None
+    _returns: int = 0
+    _pieces_at_return: int = 0
     _first_token_at: float | None = None
     _ended_at: float | None = None
 
@@ -191,7 +195,12 @@ class AnswerStream:
         self._wake()
 
     def link_is_back(self) -> None:
-        """The clock that ran starts anew."""
+        """The clock that ran starts anew; but a host must not hold its asker by coming back for ever."""
+        self._returns = self._returns + 1 if self.pieces == self._pieces_at_return else 1
+        self._pieces_at_return = self.pieces
+        if self._returns > RETURNS_LIMIT:
+            self.fail(PeerLost(f"The connection to {self.host_name} breaks again and again, and no text comes."), True)
+            return
         self.away = False
         self._heard_at = time.monotonic()
         self._timer = self._loop.call_later(self._clock[1], self._check_clock)

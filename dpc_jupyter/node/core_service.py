@@ -342,9 +342,10 @@ class CoreService:
         A relay's word adds nobody else: the names that it tells are anybody's.
         """
         links, rules, now = self._links.peers, self.access.rules, dt.datetime.now(dt.UTC)
-        carriers: dict[str, str] = {}
+        ours, carriers = rules.node_ids | self.directory.known.keys(), dict[str, str]()
         for peer in links:
-            carriers |= {each.node_id: self.directory.name_of(peer) for each in peer.relays}
+            name = self.directory.name_of(peer)
+            carriers |= {each.node_id: name for each in peer.relays if each.node_id in ours}
         for linked in (self.identity.node_id, *(peer.node_id for peer in links)):
             carriers.pop(linked, None)
         dialled = self.directory.peers()

@@ -57,6 +57,10 @@ class PeerUri:
         return cls(parts.hostname, port, ids[0])
 
 
+# What this machine is called where hosts stand.
+_OURS = ("local", "this machine")
+
+
 class Directory:
     """Names and last addresses. A name that people here gave wins over one that a peer claims.
 
@@ -101,7 +105,8 @@ class Directory:
                 if given_name and other.get("name") == given_name:
                     other["name"] = ""
             if not name:
-                name = "" if claimed_name in {other.get("name") for other in others.values()} else claimed_name
+                taken = self._is_anothers(claimed_name, node_id)
+                name = "" if taken or claimed_name in {o.get("name") for o in others.values()} else claimed_name
             uris = _uris(entry) if uri is None else [str(uri), *(each for each in _uris(entry) if each != str(uri))]
             addresses = {"uri": uris[0], "also": uris[1:_ADDRESSES]} if uris else {}
             by = {"by": way} if way else {}
@@ -149,8 +154,8 @@ class Directory:
         """Whether a node claims what another one is called here: side by side they would be taken for each other."""
         named = {n: entry.get("name") for n, entry in self._known.items()} | self._rules().names()
         seen = label(claimed).casefold()
-        return bool(seen) and any(
-            n != node_id and label(str(name or "")).casefold() == seen for n, name in named.items()
+        return seen in _OURS or (
+            bool(seen) and any(n != node_id and label(str(name or "")).casefold() == seen for n, name in named.items())
         )
 
     def uris_of(self, node_id: str) -> list[PeerUri]:

@@ -30,7 +30,7 @@ from dpc_jupyter.errors import (
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.ledger import Ledger
 from dpc_jupyter.node.kept import KEEP_S, KeptAnswers
-from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.peer import FRAME_BYTES, Peer
 from dpc_jupyter.node.requester import DENIED
 from dpc_jupyter.node.serving import OUTBOX_CHARS, Serving, conversation
 from dpc_jupyter.protocol.framing import LIMIT_BYTES
@@ -170,7 +170,9 @@ class Host:
         if serving is None or not serving.streams:
             sentence = "This host has no such answer, or no more: it may have been restarted. Ask again."
             self.refuse(peer, request_id, AnswerGone(sentence))
-        elif not self._rules().can_request_inference(peer.node_id, serving.model, dt.datetime.now(dt.UTC)):
+        elif serving.model and not self._rules().can_request_inference(
+            peer.node_id, serving.model, dt.datetime.now(dt.UTC)
+        ):  # before its model is known it is not authorised yet
             self.refuse(peer, request_id, AccessDenied(DENIED))
         elif next_index > len(serving.said):
             self.refuse(peer, request_id, InvalidRequest("Invalid request: next_index is beyond what was said."))
@@ -178,6 +180,8 @@ class Host:
             if key in self._open:
                 self._count(serving.peer, -1)
                 self._count(peer, 1)
+            again = serving.said[next_index : serving.next_index]
+            peer.spend(sum(len(chunk.text) + len(chunk.thinking) for chunk in again) / FRAME_BYTES)
             serving.attach(peer, next_index)
 
     def _finished(self, node_id: str, request_id: str) -> Serving | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ from dpc_jupyter.node.peer import Peer
 
 # RFC 8305's connection attempt delay is 0.25 s, and 0.1 s at least: two dead ways shall cost less than half a second.
 STAGGER_S = 0.2
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,13 @@ async def climb(ways: Sequence[Way], stagger_s: float = STAGGER_S) -> tuple[Peer
 
 
 async def _dial(way: Way) -> Peer:
-    return await way.dial()
+    try:
+        return await way.dial()
+    except DpcError:
+        raise
+    except Exception as error:  # a fault at one way must not end the others
+        _log.exception("%s failed", way.name)
+        raise ConnectError(f"It failed: {type(error).__name__}; the log has more.") from error
 
 
 async def _winner(tries: Sequence[asyncio.Task[Peer]], within_s: float | None) -> asyncio.Task[Peer] | None:
@@ -96,12 +104,7 @@ async def _winner(tries: Sequence[asyncio.Task[Peer]], within_s: float | None) -
 
 
 def _worked(attempt: asyncio.Task[Peer]) -> bool:
-    if not attempt.done():
-        return False
-    error = attempt.exception()
-    if error is not None and not isinstance(error, DpcError):
-        raise error
-    return error is None
+    return attempt.done() and attempt.exception() is None
 
 
 def _told(way: Way, attempt: asyncio.Task[Peer], won: bool) -> Attempt:

@@ -244,7 +244,7 @@ class Peer:
         """From the stream."""
         self._silent_beats = 0
         if not (self.closed or self.asked):
-            self._spend(len(data) / FRAME_BYTES)
+            self.spend(len(data) / FRAME_BYTES)
         if self.closed:
             return
         self._inbox.append(data)
@@ -333,7 +333,7 @@ class Peer:
     def _take(self, event: Event) -> None:
         if not (self.asked and isinstance(event, _ANSWERS)):
             # A list of models or nodes costs by its length: each one is checked and cleaned.
-            self._spend(1.0 + _listed(event) / 8)
+            self.spend(1.0 + _listed(event) / 8)
         if self.closed:
             return
         if isinstance(event, Authenticated):
@@ -356,7 +356,8 @@ class Peer:
         elif not isinstance(event, Unknown):
             self._owner.peer_said(self, event)
 
-    def _spend(self, frames: float) -> None:
+    def spend(self, frames: float) -> None:
+        """Count what costs as much as so many frames against the node's budget."""
         if not self.node_id:
             return  # the gate bounds who has proved nothing yet
         self._wait_s = self._owner.spend(self, frames)

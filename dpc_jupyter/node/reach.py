@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -41,6 +42,10 @@ from dpc_jupyter.sanitize import label
 
 # A host keeps no longer what it says to an asker that is away.
 COME_BACK_S = KEEP_S
+# A link that ends sooner counts as brief: after so many of them in a row the next is made later and later.
+_STEADY_S = 30.0
+_BRIEF_FREE = 4
+_BRIEF_WAIT_S = 30.0
 # A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
 _REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
 # A look around in the local network takes longer than a dial, which is what finds most hosts again.
@@ -49,6 +54,8 @@ _LOOK_FIRST_S, _LOOK_EVERY_S = 3.0, 10.0
 RELINK_FIRST_S, RELINK_LAST_S = 1.0, 120.0
 # A laptop comes home, or a port is opened: nobody waits for it, and most better ways are there at once or never.
 BETTER_FIRST_S, BETTER_LAST_S = 5.0, 600.0
+
+_log = logging.getLogger(__name__)
 
 
 def _may_be_back(error: BaseException) -> bool:
@@ -90,6 +97,7 @@ class Reach:
         self._remembered = remembered
         self._tell = tell
         self._coming_back: dict[str, asyncio.Task[None]] = {}
+        self._brief: dict[str, int] = {}
         self._kept: dict[str, asyncio.Task[None]] = {}
         self._stopping = False
         self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -102,12 +110,20 @@ class Reach:
         """As `CoreService.connect`; a failure is `noted` as the reason why the peer is not linked."""
         if ":" in where:  # of any scheme: what is wrong with it is said
             uri = PeerUri.parse(where)
-            return await self._reach(uri.node_id, [self._direct(uri, timeout_s)], name)
+            return self._open(await self._reach(uri.node_id, [self._direct(uri, timeout_s)], name))
         node_id = self._directory.find(where, self._links.peers)
         ways = self._ways_to(node_id, timeout_s, nearby=nearby)
         if not ways:
             raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
-        return await self._reach(node_id, ways, name, noted=noted)
+        return self._open(await self._reach(node_id, ways, name, noted=noted))
+
+    def _open(self, peer: Peer) -> Peer:
+        """The link, or what took its place; it may have ended while the other ways were being given up."""
+        links = [peer, *(each for each in self._links.peers if each.node_id == peer.node_id and each.dialled)]
+        if (found := next((each for each in links if not each.closed), None)) is None:
+            name = self._directory.name_of(peer.node_id)
+            raise ConnectError(f"The link to {name} ended as soon as it was made.")
+        return found
 
     async def connect_by(self, invitation: Invitation, name: str | None, timeout_s: float) -> Peer:
         """Link to the host of an invitation: by the addresses that it names, and as to every other."""
@@ -203,6 +219,9 @@ class Reach:
         """From the node: requests that can go on over another link wait for it; whom we dialled is dialled again."""
         if self._stopping or peer.node_id in self._coming_back:
             return
+        if peer.dialled:
+            brief = time.monotonic() - peer.opened_at < _STEADY_S
+            self._brief[peer.node_id] = self._brief.get(peer.node_id, 0) + 1 if brief else 0
         wanted = peer.dialled and (peer.lost or peer.shut_down)
         if self._requester.waiting_for(peer.node_id):
             may_be_back = _may_be_back_over_peer if peer.hops else _may_be_back
@@ -245,6 +264,7 @@ class Reach:
             if state.attempt_number == 1 and state.outcome is not None:
                 self._tell("peer_away", node_id, f"{name} is not reached, and looked for: {state.outcome.exception()}")
 
+        await asyncio.sleep(self._pause_s(node_id))
         try:
             async for attempt in AsyncRetrying(
                 wait=wait_random_exponential(RELINK_FIRST_S, RELINK_LAST_S, min=RELINK_FIRST_S),
@@ -255,6 +275,11 @@ class Reach:
                     await self.connect(node_id, None, _REDIAL_TIMEOUT_S, noted=False)
         except DpcError as error:  # it turned us away: that is its last word
             self._tell("peer_away", node_id, f"{name} is not linked to again: {error}")
+
+    def _pause_s(self, node_id: str) -> float:
+        """Before a peer is dialled whose links break as soon as they are made: it must not make us spin."""
+        often = self._brief.get(node_id, 0) - _BRIEF_FREE
+        return min(0.1 * 2.0 ** min(often, 10), _BRIEF_WAIT_S) if often > 0 else 0.0
 
     async def _find_better(self, link: ref[Peer]) -> None:
         """Move a link to a better way, some time after there is one; what is open goes on over it."""
@@ -290,6 +315,7 @@ class Reach:
         """Get the link to a host back that requests wait for, or fail them once."""
         look_at = time.monotonic() + _LOOK_FIRST_S
         try:
+            await asyncio.sleep(self._pause_s(node_id))
             async for attempt in AsyncRetrying(
                 wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
                 stop=stop_after_delay(COME_BACK_S),
@@ -304,7 +330,9 @@ class Reach:
                         look_at = time.monotonic() + _LOOK_EVERY_S
                     if self._requester.waiting_for(node_id):
                         await self._try_to_come_back(node_id, name, nearby)
-        except DpcError as error:
+        except Exception as error:  # whatever it was: nobody waits for what is looked for no more
+            if not isinstance(error, DpcError):
+                _log.exception("looking for %s failed", node_id)
             cause = "its node has ended" if isinstance(error, NobodyListens) else reason
             self._requester.give_up(node_id, lost(name, cause))
         finally:
@@ -315,8 +343,6 @@ class Reach:
     async def _try_to_come_back(self, node_id: str, name: str, nearby: bool) -> None:
         try:
             peer = await self.connect(node_id, None, _REDIAL_TIMEOUT_S, nearby=nearby)
-            if peer.closed:  # while the other ways were still being given up
-                raise ConnectError("It was back, and is lost again.")
             self._requester.resume(peer)  # it may be a link of theirs that ours gave way to
         except (ConnectError, PeerNotConnected) as error:
             self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")

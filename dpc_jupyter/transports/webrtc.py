@@ -23,6 +23,7 @@ from dpc_jupyter.protocol.handshake import (
     introduction,
     read_introduction,
 )
+from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports import sdp
 from dpc_jupyter.transports.data_channel import WebRtcStream
 from dpc_jupyter.transports.gate import HANDSHAKE_S, Gate, HalfOpen
@@ -228,7 +229,10 @@ async def _describe(stream: WebRtcStream, connection: RTCPeerConnection, ice: Ic
 async def _accept(connection: RTCPeerConnection, peers: sdp.Description, kind: str) -> None:
     from aiortc import RTCSessionDescription
 
-    await connection.setRemoteDescription(RTCSessionDescription(peers.text(), kind))
+    try:
+        await connection.setRemoteDescription(RTCSessionDescription(peers.text(), kind))
+    except ValueError as error:  # as where an answer's parts are not those of the offer
+        raise HandshakeError(f"The WebRTC {kind} cannot be used: {label(str(error), 200)}.") from error
 
 
 def _payload(connection: RTCPeerConnection, kind: str) -> Payload:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ import pytest
 from node.waiting import until
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
+from dpc_jupyter.hub import account, client
 from dpc_jupyter.hub.client import _SIGNALS, Advert, HubClient, Offer, Trust
 from dpc_jupyter.hub.limits import Rate
 from dpc_jupyter.hub.wire import SignalFromHub, encode
@@ -367,3 +368,60 @@ async def test_an_advert_that_the_hub_refuses_keeps_no_node_offline(hub: Running
     await asyncio.sleep(1.0)
     assert [state.online for state in node.states] == [True]
     await node.client.close()
+
+
+async def test_a_hub_that_sends_a_byte_now_and_then_is_not_waited_for(
+    host_id: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(account, "_CALL_S", 0.5)
+
+    async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            for _second in range(200):
+                writer.write(b" ")
+                await writer.drain()
+                await asyncio.sleep(0.05)
+
+    server = await asyncio.start_server(drip, "127.0.0.1", 0)
+    node = Node(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", host_id)
+    with pytest.raises(ConnectError, match="silent"):
+        await asyncio.wait_for(node.client.search(), 5.0)
+    await node.client.close()
+    server.close()
+
+
+async def test_a_hubs_cookies_are_not_kept(host_id: Identity) -> None:
+    """Some of them would make every later call fail."""
+    seen: list[bytes] = []
+
+    def reply(request: bytes) -> bytes:
+        seen.append(request)
+        return b"HTTP/1.1 503 No\r\nSet-Cookie: \xff=\x01\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n"
+
+    async with hostile(reply) as url:
+        node = Node(url, host_id)
+        for _ in range(2):
+            with pytest.raises(ConnectError, match="refused"):
+                await node.client.search()
+        await node.client.close()
+    assert len(seen) == 2 and not any(b"ookie" in request for request in seen)
+
+
+async def test_a_fault_in_the_client_is_told_and_it_calls_again(
+    host_id: Identity, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(client, "_WAIT_MAX_S", 0.1)
+    async with hostile(lambda request: http(b"")) as url:
+        node, tried = Node(url, host_id), list[None]()
+
+        async def fails(**_: object) -> None:
+            tried.append(None)
+            raise RuntimeError("a fault that nobody thought of")
+
+        monkeypatch.setattr(node.client._account, "dial", fails)
+        node.client.start()
+        await until(lambda: len(tried) == 2)
+        assert "RuntimeError" in node.client.state.reason
+        await node.client.close()
+    caplog.clear()

@@ -13,7 +13,7 @@ from dpc_jupyter.hub import storage
 from dpc_jupyter.hub.limits import ADVERTS_PER_NODE, SEARCHES_PER_NODE
 from dpc_jupyter.hub.schemas import Advert
 from dpc_jupyter.hub.storage import Place, Storage
-from dpc_jupyter.hub.wire import FOUND_LIMIT
+from dpc_jupyter.hub.wire import FOUND_LIMIT, FOUND_WORDS
 from dpc_jupyter.identity import Identity
 from hub.conftest import Start, needs_services
 from hub.raw_node import RawNode
@@ -62,7 +62,7 @@ async def test_each_asker_sees_the_models_that_are_shown_to_it(kept: Storage) ->
     assert await found(kept, B) == {"anna": ["open", "secret"]}
     assert await found(kept, C) == {"anna": ["open"]}
     assert await found(kept, C, model="secret") == {}
-    assert await found(kept, B, model="SECR") == {"anna": ["open", "secret"]}
+    assert await found(kept, B, model="SECR") == {"anna": ["secret", "open"]}, "what was sought comes first"
     await kept.put_advert(A, advert("anna", (["secret"], [B])))
     assert await found(kept, C) == {}
     assert await found(kept, C, name="anna") == {}
@@ -227,3 +227,19 @@ def test_searches_and_adverts_are_counted(nodes: tuple[RawNode, RawNode]) -> Non
     assert adverts[0] == 204
     assert 429 in adverts
     assert ben.call("GET", "/nodes", ben.token()).status_code == 200
+
+
+async def test_a_hundred_nodes_of_a_thousand_words_hide_nobody(kept: Storage) -> None:
+    """Keys and names are free: who lets the asker in comes before who shows itself to everyone."""
+    crowd = [f"dpc-node-{number:032x}" for number in range(FOUND_LIMIT + 1)]
+    for number, node_id in enumerate(crowd):
+        await come(kept, node_id, session=str(number))
+        await kept.put_advert(node_id, advert("!", ([f"llama-{n}" for n in range(200)], EVERYONE)))
+    await come(kept, A)
+    await kept.put_advert(A, advert("zoe", (["llama3"], [B])))
+    answer = await kept.search(B, model="llama")
+    assert answer.more and answer.nodes[0].name == "zoe"
+    assert {len(node.models) for node in answer.nodes[1:]} == {FOUND_WORDS}
+    assert len(answer.model_dump_json()) < 1_000_000
+    for node_id in crowd:
+        await kept.delete_advert(node_id)

@@ -229,3 +229,15 @@ async def test_who_pings_and_does_not_read_is_let_go(start_hub: Start, anna: Raw
         await asyncio.sleep(0.1)
     assert unread_bytes > 8 * 2**20
     transport.abort()
+
+
+async def test_no_more_sessions_get_in_at_once_than_one_after_another(start_hub: Start, anna: RawNode) -> None:
+    node = RawNode(start_hub().url, anna.identity)
+    token = await asyncio.to_thread(node.token)
+    names = [f"s{number}" for number in range(2 * SESSIONS_PER_NODE)]
+    opened = await asyncio.gather(*(node.open(token, session=name) for name in names), return_exceptions=True)
+    sockets = [each for each in opened if not isinstance(each, BaseException)]
+    assert 1 <= len(sockets) <= SESSIONS_PER_NODE
+    assert all(isinstance(each, InvalidStatus) for each in opened if isinstance(each, BaseException))
+    for socket in sockets:
+        await socket.socket.close()

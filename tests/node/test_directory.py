@@ -177,3 +177,14 @@ def test_whom_another_process_of_this_home_has_met_since_is_found(make_home: Mak
     there.save(change)
     assert here.find("anna", []) == ID
     assert [uri.port for uri in here.uris_of(ID)] == [8889]
+
+
+@pytest.mark.parametrize("claimed", ["Anna", "anna", "CAROL", "dora", "Local", "this machine"])
+def test_a_name_that_is_anothers_is_not_kept_whatever_its_case(directory: Directory, claimed: str) -> None:
+    """Nor one by which this machine stands among the hosts."""
+    evil = "dpc-node-" + "e" * 32
+    rules = Rules.parse(json.dumps({"nodes": {OTHER: {"name": "carol"}, "dpc-node-" + "d" * 32: {"name": "Dora"}}}))
+    directory._rules = lambda: rules
+    remember(directory, PeerUri("h", 6, evil), claimed, None)
+    assert directory.name_of(evil) == short(evil)
+    assert {each.name for each in directory.peers() if each.node_id == evil} == {short(evil)}

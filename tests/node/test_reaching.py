@@ -7,6 +7,7 @@ import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import pytest
 
@@ -446,3 +447,53 @@ async def test_a_link_of_theirs_that_ours_gave_way_to_brings_an_answer_back(
     await until(lambda: not stream.away)
     allowed.engine.gate.set()
     assert (await stream.complete()).text == PIECE * 4
+
+
+async def test_a_fault_at_one_way_ends_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    async def fault() -> Peer:
+        raise RuntimeError("a fault that nobody thought of")
+
+    async def works() -> Peer:
+        return link
+
+    link = cast(Peer, object())
+    assert (await climb([Way("one", fault), Way("two", works)], 0.01))[0] is link
+    with pytest.raises(ConnectError, match="RuntimeError"):
+        await climb([Way("one", fault)])
+    caplog.clear()
+
+
+async def test_a_host_whose_links_break_at_once_is_dialled_later_and_later(
+    soon: None, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, asker = await make_node("anna", listen=True), await make_node("bob")
+    opened: list[Peer] = []
+
+    def break_it(peer: Peer) -> None:
+        opened.append(peer)
+        asyncio.get_running_loop().call_later(0.01, peer._stream.abort)
+
+    monkeypatch.setattr(host, "peer_opened", break_it)
+    await asker.connect(str(host.uri))
+    await asyncio.sleep(3)
+    assert 4 <= len(opened) <= 10, "0.2, 0.4, 0.8, 1.6 s behind the first ones"
+
+
+async def test_a_link_that_breaks_as_it_is_made_again_is_looked_for_again(
+    soon: None, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host, asker = await make_node("anna", listen=True), await make_node("bob")
+    await asker.connect(str(host.uri))
+    connect, made = asker._links.connect, []
+
+    async def breaks_once(uri: PeerUri, timeout_s: float) -> Peer:
+        peer = await connect(uri, timeout_s)
+        made.append(peer)
+        if len(made) == 1:
+            peer._stream.abort()
+            await until(lambda: peer.closed)
+        return peer
+
+    monkeypatch.setattr(asker._links, "connect", breaks_once)
+    asker._links.peers[0]._stream.abort()
+    await until(lambda: len(made) == 2 and asker.peers())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import random
 import signal
 import subprocess
@@ -14,10 +15,10 @@ from typing import Any, cast
 import pytest
 
 from dpc_jupyter.errors import AccessDenied, AnswerGone, ConnectError, InvalidRequest, PeerLost, RequestCancelled
-from dpc_jupyter.node.answer import AnswerStream
+from dpc_jupyter.node.answer import RETURNS_LIMIT, AnswerStream
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.kept import KEEP_LIMIT, KEEP_LIMIT_BYTES, KEEP_S, KeptAnswers
-from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.peer import FRAME_BYTES, Peer
 from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation
 from dpc_jupyter.node.requester import Requester
 from dpc_jupyter.node.serving import Serving
@@ -349,3 +350,53 @@ async def test_a_stop_waits_for_the_very_process_that_runs_the_request() -> None
     for session in ("notebook", "serve", "serve"):
         requester.resume(link(session))
     assert sent == [("serve", RemoteInferenceCancel("1"))]
+
+
+async def test_a_link_that_breaks_while_the_model_is_looked_for_costs_nothing(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The access file lets the peer use named models, and which one it is is not known yet."""
+    monkeypatch.setattr("dpc_jupyter.backends.registry.MISS_FRESH_S", -1.0)
+    allowed.edit(lambda document: {**document, "compute": {**document["compute"], "allowed_models": ["new"]}})
+    rules = allowed.host.access
+    await until(lambda: not rules.rules.can_request_inference(allowed.asker_id, "", dt.datetime.now(dt.UTC)))
+    allowed.engine.names, allowed.engine.list_pause_s = ("new",), 0.5
+    stream = allowed.ask(model="new")
+    await until(lambda: [each for each in allowed.host._host.servings if not each.model])
+    cut(allowed)
+    assert (await stream.complete()).text == PIECE * 4
+
+
+async def test_what_is_sent_again_counts_against_the_nodes_frames(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    allowed.engine.texts = ("x" * 300_000,)
+    answer = await allowed.ask().complete()
+    spent: list[float] = []
+    spend = allowed.host._links.spend
+
+    def counted(peer: Peer, frames: float) -> float:
+        spent.append(frames)
+        return spend(peer, frames)
+
+    monkeypatch.setattr(allowed.host._links, "spend", counted)
+    assert (await collect(allowed, answer.request_id).complete()).text == answer.text
+    assert max(spent) > 300_000 / FRAME_BYTES - 1
+
+
+async def test_a_host_that_comes_back_again_and_again_without_a_word_is_given_up(allowed: Pair) -> None:
+    allowed.engine.hold()
+    stream = await allowed.started()
+    for _ in range(RETURNS_LIMIT):
+        stream.wait_for_link("away")
+        stream.link_is_back()
+    assert not stream.done
+    stream.take_delta("a word", "")
+    stream.wait_for_link("away")
+    stream.link_is_back()
+    assert not stream.done
+    for _ in range(RETURNS_LIMIT):
+        stream.wait_for_link("away")
+        stream.link_is_back()
+    with pytest.raises(PeerLost, match="again and again"):
+        await stream.complete()

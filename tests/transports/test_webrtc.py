@@ -403,3 +403,16 @@ async def test_an_offer_that_leads_nowhere_is_dropped_in_time(
 def test_a_wrong_configuration_is_named(config: dict[str, Any], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         IceConfig(**config)
+
+
+async def test_an_answer_whose_parts_are_not_the_offers_is_refused(guest_id: Identity, host_id: Identity) -> None:
+    async with answering(host_id, guest_id.node_id) as (hub, _):
+
+        async def other_part(payload: Payload) -> Payload:
+            answer = await hub.signal(payload)
+            sdp = answer["answer"]["sdp"].replace("a=mid:0", "a=mid:1").replace("BUNDLE 0", "BUNDLE 1")
+            return {"type": "answer", "answer": {"type": "answer", "sdp": sdp}}
+
+        with pytest.raises(HandshakeError, match="cannot be used"):
+            await webrtc.dial(other_part, guest_id, host_id.node_id, NOBODY, 10.0)
+        await hub.settled()
