@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from dpc_jupyter.errors import AccessDenied, DpcError, InvalidRequest, ModelNotFound
+from dpc_jupyter.errors import AccessDenied, ConfigError, DpcError, InvalidRequest, ModelNotFound
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.firewall.grants import Models
 from dpc_jupyter.ledger import Entry, Usage
@@ -26,6 +26,7 @@ IMAGE_LIMIT_BYTES = 700_000
 # Whole addresses fit: a host name has up to 253 letters.
 _CELL_CHARS = 400
 _NAMES_SHOWN = 8
+NO_END = "no end"
 PAUSED = "Sharing is paused: what runs goes on, new requests are refused. %dpc_firewall resume ends that."
 _IMAGE_STARTS = {b"\x89PNG\r\n": "image/png", b"\xff\xd8\xff": "image/jpeg", b"GIF8": "image/gif"}
 
@@ -273,7 +274,7 @@ def let_in(rules: Rules, now: datetime) -> list[tuple[str, str, str, str, str]]:
     for node_id, groups in groups_of.items():
         own = nodes.get(node_id, {})
         patterns = own.get("allowed_models") or _of_groups(document, groups)
-        until = label(str(own.get("expires", "no end")))
+        until = label(str(own.get("expires", NO_END)))
         until = f"ended {until}" if rules.has_ended(node_id, now) else until
         limits = ", ".join(f"{field}={value}" for field, value in own.get("limits", {}).items() if field[0] != "_")
         name = label(_given_name(node_id, rules))
@@ -303,7 +304,8 @@ def allowed(rules: Rules, now: datetime, node_id: str, named: Sequence[str] = ()
             if rules.has_ended(node_id, now):
                 return f"The access of {who} {until}: --expires 7d gives it a new end."
             sentence = f"{who} may use {'all models' if models == 'all' else models}"
-            sentence += f"{'' if rules.enabled else ' once sharing is on'}, until {until}"
+            sentence += "" if rules.enabled else " once sharing is on"
+            sentence += ", without an end" if until == NO_END else f", until {until}"
             sentence += f", with {limits}." if limits else "."
             held = rules.document.get("nodes", {}).get(node_id, {}).get("allowed_models", [])
             if not named or set(held) <= set(named):
@@ -313,9 +315,18 @@ def allowed(rules: Rules, now: datetime, node_id: str, named: Sequence[str] = ()
     return f"{node_id} is not let in."
 
 
-def several(typed: Iterable[str]) -> tuple[str, ...]:
-    """Names as people type lists of them, with commas or one by one."""
-    return tuple(name.strip() for each in typed for name in each.split(",") if name.strip())
+def several(typed: Sequence[str]) -> tuple[str, ...]:
+    """Names as people type lists of them, with commas or one by one.
+
+    Raises
+    ------
+    ConfigError
+        Something was typed, and no name: that shall not mean all.
+    """
+    names = tuple(name.strip() for each in typed for name in each.split(",") if name.strip())
+    if typed and not names:
+        raise ConfigError("No name stands there. Leave the option out for all.")
+    return names
 
 
 def invited(made: InvitationStatus, rules: Rules) -> list[str]:

@@ -374,7 +374,7 @@ def test_firewall_round_trip(cli: Cli) -> None:
 def test_a_permission_for_what_is_not_there_is_given_and_doubted(cli: Cli, home: Home) -> None:
     write_providers(home)
     said = cli("firewall", "allow", DAVE, "--name", "dave", "--model", "smollm:135m", "--group", "lab").stdout
-    assert said.startswith("dave may use smollm:135m once sharing is on, until no end.\nno: ")
+    assert said.startswith("dave may use smollm:135m once sharing is on, without an end.\nno: ")
     assert said.splitlines()[2:] == [
         "No engine here has smollm:135m now; did you mean smollm2:135m?",
         "Group lab is new.",

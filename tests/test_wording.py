@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from dpc_jupyter.errors import AccessDenied, DpcError, InvalidRequest, ModelNotFound, Revoked
+from dpc_jupyter.errors import AccessDenied, ConfigError, DpcError, InvalidRequest, ModelNotFound, Revoked
 from dpc_jupyter.firewall import Document, Rules, allow, dumps, set_enabled, set_paused
 from dpc_jupyter.ledger import Entry
 from dpc_jupyter.node.answer import Answer, AnswerTimings, Usage
@@ -24,6 +24,7 @@ from dpc_jupyter.wording import (
     provenance,
     request_line,
     sampling,
+    several,
     sharing,
     waiting,
     with_models,
@@ -240,11 +241,18 @@ def test_many_models_are_counted_and_not_all_named() -> None:
 def test_adding_a_model_says_that_the_others_stay() -> None:
     document = allow({}, ANNA, name="anna", models=["a"])
     sentence = allowed(rules(document), NOW, ANNA, ["a"])
-    assert sentence == "anna may use a once sharing is on, until no end."
+    assert sentence == "anna may use a once sharing is on, without an end."
     document["compute"]["enabled"] = True
-    assert allowed(rules(document), NOW, ANNA, ["a"]) == "anna may use a, until no end."
+    assert allowed(rules(document), NOW, ANNA, ["a"]) == "anna may use a, without an end."
     document = allow(document, ANNA, models=["b*"])
     assert allowed(rules(document), NOW, ANNA, ["b*"]) == (
-        "anna may use a, b*, until no end. Models are added to those that it had; "
+        "anna may use a, b*, without an end. Models are added to those that it had; "
         "%dpc_firewall deny anna MODEL takes one away."
     )
+
+
+def test_an_option_without_a_name_in_it_does_not_mean_all() -> None:
+    assert several([]) == () and several(["a, b", "c"]) == ("a", "b", "c")
+    for typed in ([""], [" , "]):
+        with pytest.raises(ConfigError, match="No name stands there"):
+            several(typed)

@@ -92,7 +92,7 @@ def peers(ctx: typer.Context) -> None:
 def usage(
     ctx: typer.Context,
     as_csv: Annotated[bool, typer.Option("--csv", help="Every request as a line of CSV.")] = False,
-    days: Annotated[float | None, typer.Option(help="Only the last N days.")] = None,
+    days: Annotated[float | None, typer.Option(min=0, help="Only the last N days.")] = None,
 ) -> None:
     """Show who used what: peers here, and you here and elsewhere. Prompts are never kept."""
     home = home_of(ctx)

@@ -95,6 +95,10 @@ _Shape: TypeAlias = "Mapping[str | _Leaf, _Shape] | list[_Leaf] | _Leaf"
 
 _FLAG = _Leaf("true or false", lambda value: isinstance(value, bool))
 NODE = _text("a node id, which starts with dpc-node-", r"dpc-node-\S{1,119}")
+# What a file holds may be anybody's, a typing error too; what an editor adds shall be somebody.
+WHOLE_NODE = _text(
+    "a node id: dpc-node- and 32 hex digits, as its owner sees it in %dpc_status", r"dpc-node-[0-9a-f]{32}"
+)
 GROUP = _text("the name of a group, which does not start with _", r"[^_].{0,127}")
 _MODEL = _text("the name of a model, where * may only be the last letter", r"[^*]{0,255}\*|[^*]{1,256}")
 _NAME = _text("a name of 1 to 128 letters that does not start with dpc-node-", r"(?!dpc-node-).{1,128}")

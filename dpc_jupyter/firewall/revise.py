@@ -9,13 +9,14 @@ import math
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import astuple
+from itertools import chain
 from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.firewall.access_file import GROUP, NODE, check_access, plain
+from dpc_jupyter.firewall.access_file import GROUP, NODE, WHOLE_NODE, check_access, plain
 from dpc_jupyter.firewall.grants import Limits, compile_grants
 from dpc_jupyter.firewall.places import Document
 
@@ -148,6 +149,8 @@ def _is_more(limits: Limits, than: Limits) -> bool:
 def _person(new: Document, edit: PersonEdit) -> None:
     if not NODE.holds(edit.node_id):
         raise ConfigError(f"{edit.node_id!r} must be {NODE.words}")
+    if edit.listed and edit.node_id not in _named(new) and not WHOLE_NODE.holds(edit.node_id):
+        raise ConfigError(f"{edit.node_id!r} must be {WHOLE_NODE.words}")
     node_id, compute, nodes = edit.node_id, new.setdefault("compute", {}), new.setdefault("nodes", {})
     settings = nodes.get(node_id, {})
     groups, listed = ([], False) if edit.remove else (edit.groups, edit.listed)
@@ -172,6 +175,11 @@ def _person(new: Document, edit: PersonEdit) -> None:
         _terms(settings, edit)
     nodes[node_id] = settings
     _drop_empty(nodes, node_id)
+
+
+def _named(document: Document) -> set[str]:
+    groups = plain(document.get("node_groups", {})).values()
+    return {*document.get("nodes", {}), *document.get("compute", {}).get("allow_nodes", []), *chain(*groups)}
 
 
 def _group_name(name: str) -> str:

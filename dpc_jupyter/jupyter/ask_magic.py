@@ -178,7 +178,7 @@ class AskMagics(Magics):
         wanted = parse(self, "dpc_conversation", line)
         kept = self._notebook.conversations
         if wanted.conversation is not None and wanted.conversation not in kept:
-            known = f"there are {', '.join(map(label, kept))}." if kept else "begin one with %dpc_ask -c NAME."
+            known = f"known: {', '.join(map(label, kept))}." if kept else "begin one with %dpc_ask -c NAME."
             raise UsageError(f"No conversation is called {label(wanted.conversation)}: {known}")
         if wanted.action == "clear":
             for name in [wanted.conversation] if wanted.conversation else list(kept):

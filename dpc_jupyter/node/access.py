@@ -113,7 +113,11 @@ class Access:
         return {
             node_id: entry
             for node_id, entry in self._home.pending().items()
-            if not self.rules.can_request_inference(node_id, str(entry.get("model", "")), now)
+            if not (
+                self.rules.can_request_inference(node_id, model, now)
+                if (model := str(entry.get("model", "")))
+                else self.rules.is_known(node_id, now)
+            )
         }
 
     def node_id_of(self, who: str) -> str:
@@ -173,3 +177,16 @@ def moment(expires: str | None) -> str | None:
         if expires and expires != "never" and end_of(expires) <= dt.datetime.now(dt.UTC):
             raise ConfigError(f"{label(expires)} lies in the past: `deny` takes a permission back.")
     return expires
+
+
+def what_changed(before: Rules, after: Rules) -> str:
+    """What an edit of the access file came to; empty if to nothing."""
+    if after.error is not None:
+        return "" if after.error == before.error else after.error
+    if before.error is None and after.document == before.document:
+        return ""
+    if before.error is None and after.enabled != before.enabled:
+        return "Sharing is on." if after.enabled else "Sharing is off: nobody can ask this node."
+    if before.error is None and after.paused != before.paused:
+        return "Sharing is paused." if after.paused else "Sharing goes on."
+    return "The access file has changed."

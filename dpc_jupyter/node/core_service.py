@@ -27,7 +27,7 @@ from dpc_jupyter.errors import (
 from dpc_jupyter.home import PENDING_LIMIT, Home
 from dpc_jupyter.hub.adverts import FoundNode
 from dpc_jupyter.ledger import Ledger
-from dpc_jupyter.node.access import Access
+from dpc_jupyter.node.access import Access, what_changed
 from dpc_jupyter.node.answer import Answer, AnswerStream
 from dpc_jupyter.node.asking import LOCAL, Asking
 from dpc_jupyter.node.directory import Directory, PeerUri
@@ -601,13 +601,12 @@ class CoreService:
                 _log.exception("the access file was not looked at")
 
     def _look_at_files(self, changed: bool) -> None:
-        before = self.access.rules.error
+        before = self.access.rules
         # One that could not be read is tried again: the fault may have been the disk's, and gone.
-        if changed or before is not None:
+        if changed or before.error is not None:
             self.access.reload()
-            error = self.access.rules.error
-            if changed or error != before:
-                self._news.tell("access_changed", self.identity.node_id, error or "The access file has changed.")
+            if sentence := what_changed(before, self.access.rules):
+                self._news.tell("access_changed", self.identity.node_id, sentence)
         # Without a change too: a permission may have expired.
         self._links.reconsider()
         self._host.reconsider()

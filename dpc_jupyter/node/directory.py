@@ -20,7 +20,7 @@ from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 
 Change = Callable[[dict[str, Any]], dict[str, Any]]
-_REWRITE_S = 3600
+_REWRITE_S = 120
 _ADDRESSES = 4
 
 
@@ -114,7 +114,7 @@ class Directory:
 
         self._known = change(self._known)
         after = self._known[node_id]
-        # A write is an fsync and a lock, and competes with the first request: for the time of day alone, hourly.
+        # A write is an fsync and a lock, and competes with the first request: for the time of day alone, seldom.
         fresh = after["last_seen"] - _seen(before) < _REWRITE_S
         return None if fresh and {**before, "last_seen": after["last_seen"]} == after else change
 

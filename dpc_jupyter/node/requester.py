@@ -161,6 +161,9 @@ class Requester:
             held.asks_anew = stream.collected = False
             peer.send(_wire_request(stream.request, peer.extended))
             return
+        if response.code == AnswerGone.code and not stream.collected:
+            stream.fail(lost(stream.host_name, "its node was started again, and knows nothing of it"))
+            return
         if response.status == "error":
             sentence = plain(response.error or "the host gave no reason", 1000)
             if sentence == DENIED:

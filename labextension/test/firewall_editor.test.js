@@ -327,6 +327,21 @@ describe("what can be changed", () => {
     expect([row("erin"), el.querySelector(".dpc-fw-draft")]).toEqual([undefined, null]);
   });
 
+  test("with a value that is refused are not saved without it", async () => {
+    const has = (label) => [...el.querySelectorAll(".dpc-fw-draft button")].some(({ textContent }) => textContent === label);
+    await push("Sharing");
+    await push("Review");
+    expect(has("Save")).toBe(true);
+    await push("Edit dave");
+    kernel.preview = () => { throw Error("'running' must be a whole number from 1 to 1,024"); };
+    await type("Requests at once", "0");
+    expect([has("Review"), has("Save")]).toEqual([false, false]);
+    expect(el.querySelector(".dpc-fw-draft").textContent).toContain("correct what is refused above");
+    kernel.preview = ({ edits }) => ({ changed: true, lines: edits.map((edit) => ({ sign: "+", text: JSON.stringify(edit) })) });
+    await type("Requests at once", "2");
+    expect(has("Save")).toBe(true);
+  });
+
   test("a new person that the file cannot hold is refused in the form", async () => {
     kernel.preview = () => { throw Error("'erin' must be a node id, which starts with dpc-node-"); };
     await push("Add a person");

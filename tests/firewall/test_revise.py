@@ -250,3 +250,11 @@ def test_a_change_that_gives_somebody_more_is_told() -> None:
     assert gains(before, edited(before, person(ANNA, limits={"tokens_per_day": 9}))) == [ANNA]
     assert gains(before, edited(before, person(BOB, limits={"running": 1}))) == []
     assert gains(before, edited(before, person(BOB, remove=True))) == []
+
+
+@pytest.mark.parametrize("typed", ["dpc-node-12", "dpc-node-12…ab", "dpc-node-" + "D" * 32])
+def test_who_is_added_is_a_whole_node_id_and_who_stands_there_already_may_be_edited(typed: str) -> None:
+    edit = read_edits([{"kind": "person", "node_id": typed, "listed": True}])
+    with pytest.raises(ConfigError, match="32 hex digits"):
+        revise({}, edit)
+    assert revise({"nodes": {typed: {"name": "kim"}}}, edit)["compute"]["allow_nodes"] == [typed]

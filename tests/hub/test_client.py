@@ -375,13 +375,17 @@ async def test_a_hub_that_sends_a_byte_now_and_then_is_not_waited_for(
 ) -> None:
     monkeypatch.setattr(account, "_CALL_S", 0.5)
 
+    ended = asyncio.Event()
+
     async def drip(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-            for _second in range(200):
+            for _byte in range(200):
                 writer.write(b" ")
                 await writer.drain()
                 await asyncio.sleep(0.05)
+        writer.close()
+        ended.set()
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     node = Node(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", host_id)
@@ -389,6 +393,7 @@ async def test_a_hub_that_sends_a_byte_now_and_then_is_not_waited_for(
         await asyncio.wait_for(node.client.search(), 5.0)
     await node.client.close()
     server.close()
+    await until(ended.is_set)
 
 
 async def test_a_hubs_cookies_are_not_kept(host_id: Identity) -> None:

@@ -175,7 +175,7 @@ def test_an_error_is_a_message_in_its_place_and_the_chat_goes_on(
     assert (last(screen)["text"], last(screen)["streaming"]) == (PIECE * 4, False)
     engine.error = ZeroDivisionError()
     ask(screen, model="none-such")
-    assert "none-such" in last(screen, "error")["text"]
+    screen.until(lambda: "none-such" in last(screen, "error")["text"])
     engine.error = None
     assert ask(screen)["foot"].startswith("this machine")
 

@@ -116,7 +116,7 @@ def test_a_page_that_closes_and_an_extension_that_is_unloaded_leave_nothing(page
     again = Page(kernel)
     again.until(lambda: again.state)
     kernel.send("comm_close", {"comm_id": again.events, "data": {}}, again.shells[again.events])
-    gone = "__import__('dpc_jupyter.jupyter.extension').jupyter.extension.current_faces().hub._faces"
+    gone = "__import__('dpc_jupyter.jupyter.extension').jupyter.extension.current_faces().listeners._faces"
     kernel.ok(f"import time\nwhile {gone}:\n    time.sleep(0.01)")
 
 
@@ -149,7 +149,7 @@ def test_a_widget_is_a_face_by_its_own_comm(kernel: Kernel, kind: str) -> None:
     assert state[-1]["model"] == "y"
     assert "import" not in [line.split(" ")[0] for line in kernel.value("face._esm").splitlines()]
     kernel.ok("face.close()")
-    gone = "__import__('dpc_jupyter.jupyter.extension').jupyter.extension.current_faces().hub._faces"
+    gone = "__import__('dpc_jupyter.jupyter.extension').jupyter.extension.current_faces().listeners._faces"
     assert json.loads(kernel.value(f"len({gone})")) == 0
 
 

@@ -105,7 +105,7 @@ def test_sharing_is_paused_for_the_whole_home_without_a_node_too(kernel: Kernel,
 def test_the_firewall_takes_the_notebooks_variables(kernel: Kernel) -> None:
     kernel.ok("dave_id = 'dpc-node-' + 'd' * 32")
     said = kernel.ok("%dpc_firewall allow {dave_id} --name dave --model llama3.1:8b --model {no_variable}").stdout
-    assert said.startswith("dave may use llama3.1:8b, {no_variable} once sharing is on, until no end.")
+    assert said.startswith("dave may use llama3.1:8b, {no_variable} once sharing is on, without an end.")
     kernel.ok("model = 'qwen3:8b'\n%dpc_firewall allow dave {model}")
     assert "qwen3:8b" in kernel.ok("%dpc_firewall").text
     assert kernel.ok("%dpc_firewall explain {dave_id} {model}").stdout.startswith("no: line 5, compute.enabled")

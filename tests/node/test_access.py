@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import time
 
@@ -10,6 +11,7 @@ import pytest
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import AccessDenied, Busy, ConfigError, InferenceError, Revoked
 from dpc_jupyter.firewall import Rules
+from dpc_jupyter.node.core_service import WATCH_EVERY_S
 from dpc_jupyter.protocol.messages import GetProviders
 from node.conftest import EventsOf, MakePair, Pair
 from node.stub import PIECE, StubEngine
@@ -215,11 +217,26 @@ async def test_a_file_that_could_not_be_read_for_a_moment_is_read_again(
     assert (await allowed.ask().complete()).text == PIECE * 4
 
 
-async def test_a_removed_file_denies_all(allowed: Pair, events_of: EventsOf) -> None:
-    events = events_of(allowed.host)
-    await until(
-        lambda: [event for event in events if event.kind == "access_changed"]
-    )  # the watch saw that there is one
+async def test_what_an_edit_came_to_is_told_and_what_is_written_anew_as_it_was_is_not(
+    allowed: Pair, events_of: EventsOf
+) -> None:
+    events, home = events_of(allowed.host), allowed.host.home
+    for change, told in (
+        (lambda document: document, ""),
+        (lambda document: firewall.set_enabled(document, False), "Sharing is off: nobody can ask this node."),
+        (lambda document: firewall.set_enabled(document, True), "Sharing is on."),
+        (lambda document: firewall.set_paused(document, True), "Sharing is paused."),
+        (lambda document: firewall.set_paused(document, False), "Sharing goes on."),
+        (lambda document: {**document, "_comment": "mine"}, "The access file has changed."),
+    ):
+        home.edit_access(change)
+        await asyncio.sleep(3 * WATCH_EVERY_S)
+        assert [event.text for event in events if event.kind == "access_changed"] == ([told] if told else [])
+        events.clear()
+
+
+async def test_a_removed_file_denies_all(allowed: Pair) -> None:
+    await asyncio.sleep(3 * WATCH_EVERY_S)  # the watch saw that there is one
     (allowed.host.home.path / ".dpc_access.json").unlink()
     await until(lambda: not allowed.host.status().sharing)
     with pytest.raises(AccessDenied):

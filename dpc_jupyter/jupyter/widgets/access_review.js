@@ -9,6 +9,7 @@ const CLASSES = { "+": "dpc-fw-plus", "-": "dpc-fw-minus" };
 export function reviewBar(editor) {
   const { t, draft, client, draw, focus, say } = editor;
   const { lines, problem, gains, stale, entries } = draft;
+  const refused = [...draft.refused.keys()].filter((slot) => slot.includes("\n")).length; // not what is being added
   const writes = lines?.some(isChange);
   const review = async () => {
     await draft.review();
@@ -43,12 +44,12 @@ export function reviewBar(editor) {
     stale && h("div", { key: "stale", class: "dpc-fact" },
       t("The file has changed meanwhile; your changes go on top of it.")),
     h("div", { key: "bar", class: "dpc-fw-actions" },
-      writes && !problem && button(t("Save"), save, { key: "save", class: "dpc-button dpc-primary" }),
+      writes && !problem && !refused && button(t("Save"), save, { key: "save", class: "dpc-button dpc-primary" }),
       h("span", { key: "count", class: "dpc-grow", role: "status" },
-        entries.size === 1 ? t("1 change, not saved") : t("%1 changes, not saved", entries.size)),
+        refused > 0 ? t("Not saved: correct what is refused above, or discard everything") : entries.size === 1 ? t("1 change, not saved") : t("%1 changes, not saved", entries.size)),
       button(t("Discard"), discard, { key: "discard" }),
       // Save does not take the place of Review, where a double click would hit it.
-      lines ? button(t("Back"), back, { key: "back" }) : button(t("Review"), review, { key: "review" })));
+      lines ? button(t("Back"), back, { key: "back" }) : !refused && button(t("Review"), review, { key: "review" })));
 }
 
 const isChange = ({ sign }) => sign !== " ";
