@@ -23,6 +23,7 @@ from dpc_jupyter.errors import (
     UriError,
 )
 from dpc_jupyter.jupyter.faces.state import host_views
+from dpc_jupyter.node.answer import AnswerStream
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.directory import PeerUri
 from dpc_jupyter.node.ladder import Attempt, Way, climb
@@ -333,21 +334,27 @@ async def test_a_host_that_was_just_lost_is_dialled_before_it_is_looked_for(
     assert not looked
 
 
-async def test_whom_nobody_waits_for_any_more_is_linked_to_all_the_same(
-    soon: None, allowed: Pair, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connect, away = allowed.asker._links.connect, [True]
+async def lose_host(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> tuple[AnswerStream, list[bool]]:
+    """In the middle of an answer, and until the list is cleared."""
+    connect, away = pair.asker._links.connect, [True]
 
     async def away_until_told(uri: PeerUri, timeout_s: float) -> Peer:
         if away:
             raise ConnectError("Network is unreachable.")
         return await connect(uri, timeout_s)
 
-    monkeypatch.setattr(allowed.asker._links, "connect", away_until_told)
-    allowed.engine.hold()
-    stream = await allowed.started()
-    allowed.asker_link._stream.abort()
+    monkeypatch.setattr(pair.asker._links, "connect", away_until_told)
+    pair.engine.hold()
+    stream = await pair.started()
+    pair.asker_link._stream.abort()
     await until(lambda: stream.away)
+    return stream, away
+
+
+async def test_whom_nobody_waits_for_any_more_is_linked_to_all_the_same(
+    soon: None, allowed: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, away = await lose_host(allowed, monkeypatch)
     stream.cancel()
     await until(lambda: not allowed.asker._reach._coming_back)
     away.clear()
@@ -406,18 +413,7 @@ async def test_a_peer_is_linked_again_though_another_node_had_its_address_meanwh
 async def test_a_host_that_is_away_can_be_disconnected(
     soon: None, allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect, away = allowed.asker._links.connect, [True]
-
-    async def away_until_told(uri: PeerUri, timeout_s: float) -> Peer:
-        if away:
-            raise ConnectError("Network is unreachable.")
-        return await connect(uri, timeout_s)
-
-    monkeypatch.setattr(allowed.asker._links, "connect", away_until_told)
-    allowed.engine.hold()
-    stream = await allowed.started()
-    allowed.asker_link._stream.abort()
-    await until(lambda: stream.away)
+    stream, away = await lose_host(allowed, monkeypatch)
     await allowed.asker.disconnect(allowed.host.identity.node_id)
     with pytest.raises(PeerLost, match="disconnected by its user"):
         await stream.complete()
