@@ -149,8 +149,8 @@ def _is_more(limits: Limits, than: Limits) -> bool:
 def _person(new: Document, edit: PersonEdit) -> None:
     if not NODE.holds(edit.node_id):
         raise ConfigError(f"{edit.node_id!r} must be {NODE.words}")
-    if edit.listed and edit.node_id not in _named(new) and not WHOLE_NODE.holds(edit.node_id):
-        raise ConfigError(f"{edit.node_id!r} must be {WHOLE_NODE.words}")
+    if not edit.remove:
+        _check_new(new, edit.node_id)
     node_id, compute, nodes = edit.node_id, new.setdefault("compute", {}), new.setdefault("nodes", {})
     settings = nodes.get(node_id, {})
     groups, listed = ([], False) if edit.remove else (edit.groups, edit.listed)
@@ -177,9 +177,12 @@ def _person(new: Document, edit: PersonEdit) -> None:
     _drop_empty(nodes, node_id)
 
 
-def _named(document: Document) -> set[str]:
+def _check_new(document: Document, node_id: str) -> None:
+    """Whoever stands in the file may be edited; who comes new must be somebody."""
     groups = plain(document.get("node_groups", {})).values()
-    return {*document.get("nodes", {}), *document.get("compute", {}).get("allow_nodes", []), *chain(*groups)}
+    there = {*document.get("nodes", {}), *document.get("compute", {}).get("allow_nodes", []), *chain(*groups)}
+    if node_id not in there and not WHOLE_NODE.holds(node_id):
+        raise ConfigError(f"{node_id!r} must be {WHOLE_NODE.words}")
 
 
 def _group_name(name: str) -> str:
@@ -190,6 +193,8 @@ def _group_name(name: str) -> str:
 
 def _group(new: Document, edit: GroupEdit) -> None:
     _group_name(edit.name)
+    for node_id in edit.members.add:
+        _check_new(new, node_id)
     compute, members = new.setdefault("compute", {}), new.setdefault("node_groups", {})
     listed = members.setdefault(edit.name, [])
     listed[:] = [each for each in dict.fromkeys([*listed, *edit.members.add]) if each not in edit.members.remove]

@@ -169,7 +169,7 @@ class Account:
         body = bytearray()
         try:
             async with (
-                asyncio.timeout(_CALL_S),
+                asyncio.timeout(_CALL_S) as whole,
                 http.stream(method, path, headers=headers, **more) as response,
             ):
                 async for piece in response.aiter_raw():  # packed twice, two kilobytes would be two gigabytes
@@ -177,6 +177,8 @@ class Account:
                     if len(body) > _ANSWER_LIMIT_BYTES:
                         raise ConnectError(f"The answer of the hub at {self.origin} is too long.")
         except (httpx.HTTPError, OSError, ValueError) as error:  # some of what a hub may say httpx fails on by itself
+            if whole.expired():
+                raise ConnectError(f"The answer of the hub at {self.origin} took more than {_CALL_S:g} s.") from error
             raise self._silence(error) from error
         if not response.is_success:
             raise self._refusal(response.status_code, bytes(body))

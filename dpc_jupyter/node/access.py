@@ -116,7 +116,7 @@ class Access:
             if not (
                 self.rules.can_request_inference(node_id, model, now)
                 if (model := str(entry.get("model", "")))
-                else self.rules.is_known(node_id, now)
+                else self.rules.lists(node_id, now)
             )
         }
 

@@ -255,6 +255,8 @@ def test_a_change_that_gives_somebody_more_is_told() -> None:
 @pytest.mark.parametrize("typed", ["dpc-node-12", "dpc-node-12…ab", "dpc-node-" + "D" * 32])
 def test_who_is_added_is_a_whole_node_id_and_who_stands_there_already_may_be_edited(typed: str) -> None:
     edit = read_edits([{"kind": "person", "node_id": typed, "listed": True}])
-    with pytest.raises(ConfigError, match="32 hex digits"):
-        revise({}, edit)
+    member = read_edits([{"kind": "group", "name": "lab", "members": {"add": [typed]}}])
+    for edits in (edit, member):
+        with pytest.raises(ConfigError, match="32 hex digits"):
+            revise({}, edits)
     assert revise({"nodes": {typed: {"name": "kim"}}}, edit)["compute"]["allow_nodes"] == [typed]

@@ -389,7 +389,7 @@ async def test_a_hub_that_sends_a_byte_now_and_then_is_not_waited_for(
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     node = Node(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", host_id)
-    with pytest.raises(ConnectError, match="silent"):
+    with pytest.raises(ConnectError, match="took more than"):
         await asyncio.wait_for(node.client.search(), 5.0)
     await node.client.close()
     server.close()

@@ -326,3 +326,13 @@ async def test_what_is_written_is_written_in_order(allowed: Pair) -> None:
         allowed.asker._write(write, number)
     await until(lambda: len(written) == 8)
     assert written == [*range(8)]
+
+
+async def test_who_was_let_in_meanwhile_is_pending_no_more(stranger: Pair) -> None:
+    """Whether it asked for a model or for any, and may use but some."""
+    access, home = stranger.host.access, stranger.host.home
+    home.note_pending(stranger.asker_id, "bob", "", 1.0)
+    assert stranger.asker_id in access.pending()
+    home.edit_access(lambda document: firewall.allow(document, stranger.asker_id, models=("stub-1",)))
+    access.reload()
+    assert not access.pending()

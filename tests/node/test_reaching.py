@@ -493,3 +493,20 @@ async def test_a_link_that_breaks_as_it_is_made_again_is_looked_for_again(
     monkeypatch.setattr(asker._links, "connect", breaks_once)
     asker._links.peers[0]._stream.abort()
     await until(lambda: len(made) == 2 and asker.peers())
+
+
+async def test_a_fault_while_a_host_is_looked_for_fails_what_waits_for_it(
+    allowed: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fault(*_: object, **__: object) -> Peer:
+        raise RuntimeError("a fault that nobody thought of")
+
+    monkeypatch.setattr(allowed.asker._reach, "connect", fault)
+    monkeypatch.setattr(allowed.asker._reach, "_keep", lambda _: None)
+    allowed.engine.hold()
+    stream = await allowed.started()
+    allowed.asker_link._stream.abort()
+    with pytest.raises(PeerLost, match="Partial text is kept"):
+        await stream.complete()
+    assert "a fault that nobody thought of" in caplog.text
+    caplog.clear()

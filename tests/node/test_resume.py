@@ -400,3 +400,18 @@ async def test_a_host_that_comes_back_again_and_again_without_a_word_is_given_up
         stream.link_is_back()
     with pytest.raises(PeerLost, match="again and again"):
         await stream.complete()
+
+
+async def test_a_host_that_was_started_again_is_named(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = allowed.host._host
+
+    def knows_nothing(peer: Peer, request_id: str, _: int) -> None:
+        host.refuse(peer, request_id, AnswerGone("This host has no such answer."))
+
+    allowed.engine.hold()
+    stream = await allowed.started()
+    monkeypatch.setattr(host, "resume", knows_nothing)
+    cut(allowed)
+    with pytest.raises(PeerLost, match=r"was started again.*Partial text is kept"):
+        await stream.complete()
+    allowed.engine.gate.set()
