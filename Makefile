@@ -70,7 +70,7 @@ check: .venv/.test  ## lint and types only
 
 test: check .venv/.browser .venv/.services  ## everything, within 15 minutes
 	@if command -v npm >/dev/null; then npm test --prefix labextension; else echo "no npm: the extension's own tests did NOT run"; fi
-	@$(BIN)/python -m pytest -m long -p no:cacheprovider -rs tests/node/test_cables.py >.venv/long.out 2>&1 & long=$$!; \
+	@$(BIN)/python -m pytest -m long -p no:cacheprovider -rs tests/node/reaching/test_cables.py >.venv/long.out 2>&1 & long=$$!; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile -rs || { \
 	  echo "once more, what failed while two ran side by side:"; \
 	  $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; \

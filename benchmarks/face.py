@@ -34,8 +34,8 @@ _WATCH = """(selector) => {
 # Code and formulas, as fast as a fast model writes them, through the very class that draws a cell's answer.
 _LONG = f"""
 import time
-from dpc_jupyter.jupyter.display import CellAnswer
-from dpc_jupyter.node.answer import Answer
+from dpc_jupyter.jupyter.drawing.display import CellAnswer
+from dpc_jupyter.node.asking import Answer
 paragraph = "Let $x_i = \\\\sum_j w_{{ij}} a_j$ be.\\n\\n```python\\nfor i in range(10):\\n    print(i)\\n```\\n\\n"
 text = (paragraph * {LONG_CHARS})[:{LONG_CHARS}]
 pieces = [text[at:at + 8] for at in range(0, len(text), 8)]

@@ -23,7 +23,7 @@ from benchmarks.processes import free_port
 from benchmarks.rows import Row, row
 from benchmarks.setting import Setting
 from dpc_jupyter import identity
-from dpc_jupyter.hub.client import HubClient, Signal, Trust
+from dpc_jupyter.hub.client.client import HubClient, Signal, Trust
 
 OFFERS_PER_S = 100
 # What the first ones load is not the others' cost.

@@ -14,8 +14,8 @@ from benchmarks.rows import Row, row
 from benchmarks.setting import OURS, Setting
 from benchmarks.stub import now_ns
 from benchmarks.timing import first_token_us, p50_us, rows_against
-from dpc_jupyter.node.answer import AnswerStream
-from dpc_jupyter.node.directory import PeerUri
+from dpc_jupyter.node.asking import AnswerStream
+from dpc_jupyter.node.links import PeerUri
 
 DIRECT, RELAYED = "direct TLS", "over a relay"
 LIVE, DEAD = "the live path alone", "behind two dead paths"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dpc_jupyter.jupyter.widgets import FirewallEditor as FirewallEditor
     from dpc_jupyter.jupyter.widgets import HostPicker as HostPicker
     from dpc_jupyter.jupyter.widgets import NodePanel as NodePanel
-    from dpc_jupyter.node.answer import Answer as Answer
+    from dpc_jupyter.node.asking import Answer as Answer
     from dpc_jupyter.node.core_service import CoreService as CoreService
     from dpc_jupyter.node.thread import BackgroundNode as BackgroundNode
 
@@ -39,7 +39,7 @@ _HOME_OF = {
         "dpc_jupyter.errors",
     ),
     **dict.fromkeys(("Chat", "FirewallEditor", "HostPicker", "NodePanel"), "dpc_jupyter.jupyter.widgets"),
-    "Answer": "dpc_jupyter.node.answer",
+    "Answer": "dpc_jupyter.node.asking.answer",
     "BackgroundNode": "dpc_jupyter.node.thread",
     "CoreService": "dpc_jupyter.node.core_service",
     "Home": "dpc_jupyter.home",

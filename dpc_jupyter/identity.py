@@ -33,6 +33,12 @@ def is_node_id(text: str) -> bool:
     return re.fullmatch(NODE_ID, text) is not None
 
 
+def short(node_id: str) -> str:
+    """Return a node id for people to read, such as ``dpc-node-51d3…e07a``."""
+    digits = node_id.removeprefix("dpc-node-")
+    return f"dpc-node-{digits[:4]}…{digits[-4:]}" if len(digits) > 8 else node_id
+
+
 def node_id_of(public_key: rsa.RSAPublicKey) -> str:
     """``dpc-node-`` and 32 hex digits: SHA-256 of the PEM SubjectPublicKeyInfo (DPTP v1.5 section 1)."""
     pem = public_key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)

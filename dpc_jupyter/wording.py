@@ -14,10 +14,9 @@ from dpc_jupyter.errors import AccessDenied, ConfigError, DpcError, InvalidReque
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.firewall.grants import Models
 from dpc_jupyter.ledger import Entry, Usage
-from dpc_jupyter.node.answer import Answer
-from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.node.asking import Answer, UnfinishedRequest
+from dpc_jupyter.node.reaching import Attempt
 from dpc_jupyter.node.status import InvitationStatus, JoinedHost, PeerStatus
-from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import Options, ProviderInfo, RemoteInferenceStatus
 from dpc_jupyter.sanitize import is_word, label
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from protocol.ends import Pair
 
 from dpc_jupyter.identity import Identity, generate
-from dpc_jupyter.node.network import LAN_VARIABLE
+from dpc_jupyter.node.reaching.network import LAN_VARIABLE
 
 # No word leaves this machine, nor that of a process that a test starts.
 os.environ[LAN_VARIABLE] = "off"

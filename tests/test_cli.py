@@ -26,7 +26,7 @@ from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.cli import firewall as firewall_command
 from dpc_jupyter.cli.main import _cell
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.network import set_hub
+from dpc_jupyter.node.reaching.network import set_hub
 from dpc_jupyter.node.thread import BackgroundNode
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

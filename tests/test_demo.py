@@ -18,7 +18,9 @@ from node.waiting import until_in_thread
 from running_host import COMMAND, weights
 from transports.signalling import needs_an_address
 
-from dpc_jupyter.cli import demo, demo_hub
+from dpc_jupyter.cli.demo import hub as demo_hub
+from dpc_jupyter.cli.demo import notebook
+from dpc_jupyter.cli.demo import place as demo
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
 
@@ -43,7 +45,7 @@ def test_the_demo_shows_an_answer_a_refusal_and_how_to_go_on(folder: Path) -> No
     assert re.search(r"^speed +\d+ tokens a second$", done.stdout, re.MULTILINE)
     assert "request inference for model smollm2:135m-private" in done.stdout
     assert "dpc-jupyter demo --lab" in done.stdout
-    ran = nbformat.read(folder / ".demo" / demo.NOTEBOOK, as_version=4)
+    ran = nbformat.read(folder / ".demo" / notebook.NOTEBOOK, as_version=4)
     answer = next(
         output for cell in ran.cells for output in cell.get("outputs", []) if "dpc" in output.get("metadata", {})
     )
@@ -95,11 +97,11 @@ def test_the_demo_fails_when_nothing_was_answered_or_nothing_refused(tmp_path: P
         refused = new_output("error", ename=ename, evalue="no", traceback=[])
         return new_notebook(cells=[new_code_cell(outputs=[shown]), new_code_cell(outputs=[refused])]).cells
 
-    assert demo._report(cells("Hello", host_id, "AccessDenied"), place).failure == ""
-    assert "the answer is empty" in demo._report(cells("", host_id, "AccessDenied"), place).failure
-    assert "the answer is empty" in demo._report([], place).failure
-    assert "not from the host" in demo._report(cells("Hello", "local", "AccessDenied"), place).failure
-    assert "was not refused" in demo._report(cells("Hello", host_id, "NameError"), place).failure
+    assert notebook._report(cells("Hello", host_id, "AccessDenied"), place).failure == ""
+    assert "the answer is empty" in notebook._report(cells("", host_id, "AccessDenied"), place).failure
+    assert "the answer is empty" in notebook._report([], place).failure
+    assert "not from the host" in notebook._report(cells("Hello", "local", "AccessDenied"), place).failure
+    assert "was not refused" in notebook._report(cells("Hello", host_id, "NameError"), place).failure
 
 
 def test_a_host_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> None:
@@ -111,12 +113,12 @@ def test_a_host_that_does_not_start_is_named_with_its_log(tmp_path: Path) -> Non
 
 
 def test_the_quickstart_is_short_and_its_outputs_are_the_models_own() -> None:
-    notebook = nbformat.read(demo.notebook_path(), as_version=4)
-    nbformat.validate(notebook)
-    assert notebook.cells[0].cell_type == "markdown" and len(notebook.cells) <= 10
+    quickstart = nbformat.read(notebook.notebook_path(), as_version=4)
+    nbformat.validate(quickstart)
+    assert quickstart.cells[0].cell_type == "markdown" and len(quickstart.cells) <= 10
     facts = [
         output.metadata["dpc"]
-        for cell in notebook.cells
+        for cell in quickstart.cells
         for output in cell.get("outputs", [])
         if "dpc" in output.get("metadata", {})
     ]
@@ -143,7 +145,7 @@ def test_lab_runs_beside_the_host_until_ctrl_c(folder: Path) -> None:
         with urllib.request.urlopen(found[0], timeout=20) as page:
             assert b"JupyterLab" in page.read()
         copied = {path.name for path in (folder / ".demo" / "lab").glob("*.ipynb")}
-        assert copied == {path.name for path in demo.notebook_path().parent.glob("*.ipynb")} and len(copied) == 4
+        assert copied == {path.name for path in notebook.notebook_path().parent.glob("*.ipynb")} and len(copied) == 4
         assert log.read_text().count("host up: dpc://") == 2
     finally:
         lab.send_signal(2)

@@ -15,7 +15,7 @@ from transports.nodes import Stub, node, recorder, until
 
 from dpc_jupyter.errors import HandshakeError
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node.directory import PeerUri
+from dpc_jupyter.node.links.address import PeerUri
 from dpc_jupyter.protocol.messages import GetProviders
 from dpc_jupyter.transports.tls import server_context
 

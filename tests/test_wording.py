@@ -7,7 +7,7 @@ import pytest
 from dpc_jupyter.errors import AccessDenied, ConfigError, DpcError, InvalidRequest, ModelNotFound, Revoked
 from dpc_jupyter.firewall import Document, Rules, allow, dumps, set_enabled, set_paused
 from dpc_jupyter.ledger import Entry
-from dpc_jupyter.node.answer import Answer, AnswerTimings, Usage
+from dpc_jupyter.node.asking.answer import Answer, AnswerTimings, Usage
 from dpc_jupyter.protocol.messages import ProviderInfo, RemoteInferenceStatus
 from dpc_jupyter.wording import (
     ago,

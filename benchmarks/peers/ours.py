@@ -14,7 +14,7 @@ from benchmarks.stub import MODEL, MODEL_ONE_SLOT, StubBackend
 from dpc_jupyter.backends.base import Backend
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.answer import AnswerStream, TextDelta
+from dpc_jupyter.node.asking import AnswerStream, TextDelta
 from dpc_jupyter.node.core_service import CoreService
 
 # Far above what is asked here, so that no row measures a limit.
@@ -93,8 +93,7 @@ async def _idle_links(uri_text: str, homes: list[Path]) -> None:
     """As many idle links as the parent says, from this one process."""
     import uuid
 
-    from dpc_jupyter.node.directory import PeerUri
-    from dpc_jupyter.node.links import Links
+    from dpc_jupyter.node.links import Links, PeerUri
     from dpc_jupyter.transports.tls import client_context, dial
 
     class Silent:

@@ -12,8 +12,7 @@ import typer
 from dpc_jupyter.cli.console import home_of, run, say
 from dpc_jupyter.errors import AccessDenied, ModelNotFound
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.answer import TextDelta
-from dpc_jupyter.node.asking import LOCAL
+from dpc_jupyter.node.asking import LOCAL, TextDelta
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.terminal import TerminalAnswer
 from dpc_jupyter.wording import provenance, reached, read_image, sampling, tried, waiting, with_models

@@ -17,7 +17,7 @@ from dpc_jupyter.cli.models import engines, to_fetch
 from dpc_jupyter.errors import ConfigError, DpcError
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import is_node_id
-from dpc_jupyter.node.network import Network
+from dpc_jupyter.node.reaching import Network
 from dpc_jupyter.sanitize import is_word, label
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 from dpc_jupyter.wording import let_in
@@ -116,7 +116,7 @@ def _network(home: Home) -> Iterator[Finding]:
     if not (home.path / "node.key").exists():
         yield Finding("warn", "hub", f"{label(network.hub, 200)} was not asked: no identity to log in with yet")
         return
-    from dpc_jupyter.node.rendezvous import log_in  # websockets: only who has a hub pays for it
+    from dpc_jupyter.node.reaching import log_in  # websockets: only who has a hub pays for it
 
     try:
         run(log_in(network, home.load_identity(), _HUB_S))

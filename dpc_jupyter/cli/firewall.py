@@ -15,7 +15,7 @@ from dpc_jupyter.cli.console import home_of, in_cli_words, out, run, show_table
 from dpc_jupyter.cli.models import engines
 from dpc_jupyter.errors import ConfigError, DpcError
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.access import Access
+from dpc_jupyter.node.serving import Access
 from dpc_jupyter.wording import LET_IN_HEAD, allow_command, allowed, asked_for, doubts, let_in, relaying, sharing
 
 app = typer.Typer(no_args_is_help=True, help="Who may use this machine's models.")

@@ -13,7 +13,7 @@ import typer
 
 from dpc_jupyter.cli.console import home_of, run, say
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.hub.trust import is_loopback
+from dpc_jupyter.hub.client.trust import is_loopback
 from dpc_jupyter.hub.wire import origin_of
 
 DEFAULT_PORT = 8890
@@ -60,8 +60,8 @@ def hub(
             f"proxy that has them, --public-url https://... {host} is not this machine alone."
         )
     try:
+        from dpc_jupyter.hub.rest import Settings
         from dpc_jupyter.hub.server import Listen, check, server
-        from dpc_jupyter.hub.service import Settings
     except ImportError as error:
         raise ConfigError(f"The hub needs {error.name}: in a checkout, pip install '.[hub]'") from error
     settings = Settings(origin, database or str(home_of(ctx).path / "hub.sqlite3"), redis)

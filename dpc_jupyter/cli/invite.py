@@ -10,9 +10,9 @@ from dpc_jupyter.cli.console import home_of, in_cli_words, out, run, say, show_t
 from dpc_jupyter.cli.firewall import models_here
 from dpc_jupyter.errors import InvitationError
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.invitations import EXPIRES, VALID, Invitations
+from dpc_jupyter.node.joining import EXPIRES, VALID, Invitations
+from dpc_jupyter.node.serving import Access
 from dpc_jupyter.node.status import JoinedHost
 from dpc_jupyter.wording import INVITATION_HEAD, doubts, invitation_rows, invited, joined_host, several
 

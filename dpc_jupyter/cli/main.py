@@ -12,12 +12,13 @@ from typing import Annotated
 import typer
 
 from dpc_jupyter import __version__
-from dpc_jupyter.cli import ask, demo, doctor, firewall, hub, invite, models, network, serve
+from dpc_jupyter.cli import ask, doctor, firewall, hub, invite, models, network, serve
 from dpc_jupyter.cli.console import OneLineErrors, home_of, out, show_table
+from dpc_jupyter.cli.demo import demo
 from dpc_jupyter.firewall import Rules
 from dpc_jupyter.home import Home
 from dpc_jupyter.ledger import Entry, Ledger
-from dpc_jupyter.node.directory import Directory
+from dpc_jupyter.node.reaching import Directory
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.wording import USAGE_HEAD, ago, usage_rows
 
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(models.app, name="models")
 app.add_typer(firewall.app, name="firewall")
-app.command("demo")(demo.demo)
+app.command("demo")(demo)
 app.command("serve")(serve.serve)
 app.command("ask")(ask.ask)
 app.command("invite")(invite.invite)

@@ -13,7 +13,7 @@ from dpc_jupyter.backends.models import SMOLLM2, fetch, known_digest, megabytes
 from dpc_jupyter.backends.registry import Offer, open_registry
 from dpc_jupyter.cli.console import err, home_of, out, run, say, show_table
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.host import provider_info
+from dpc_jupyter.node.serving import provider_info
 from dpc_jupyter.wording import MODEL_HEAD, model_row
 
 app = typer.Typer(no_args_is_help=True, help="What this machine can be asked.")

@@ -9,8 +9,8 @@ import typer
 
 from dpc_jupyter.cli.console import home_of, out, say
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.hub.trust import Trust
-from dpc_jupyter.node.network import HUB_VARIABLE, Network, set_hub, set_lan
+from dpc_jupyter.hub.client.trust import Trust
+from dpc_jupyter.node.reaching import HUB_VARIABLE, Network, set_hub, set_lan
 from dpc_jupyter.sanitize import label
 
 

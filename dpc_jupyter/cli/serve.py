@@ -16,11 +16,11 @@ import typer
 from dpc_jupyter.cli.console import home_of, in_cli_words, run, say
 from dpc_jupyter.errors import AccessDenied, ConfigError
 from dpc_jupyter.home import PENDING_LIMIT, Home
+from dpc_jupyter.identity import short
 from dpc_jupyter.ledger import Entry
 from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.directory import short
-from dpc_jupyter.node.network import Network
 from dpc_jupyter.node.news import ONCE_EVERY_S
+from dpc_jupyter.node.reaching import Network
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.transports.tls import DEFAULT_PORT
 from dpc_jupyter.wording import PAUSED, allow_command, asked_for, let_in_line, model_name, request_line

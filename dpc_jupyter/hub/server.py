@@ -11,10 +11,10 @@ import uvicorn
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from dpc_jupyter.errors import ConfigError
-from dpc_jupyter.hub.bus import answers
 from dpc_jupyter.hub.limits import SESSIONS_LIMIT, SLOW_READER_S
-from dpc_jupyter.hub.service import Settings, create_app
-from dpc_jupyter.hub.storage import Storage, StorageError
+from dpc_jupyter.hub.rest import Settings, create_app
+from dpc_jupyter.hub.signalling.bus import answers
+from dpc_jupyter.hub.storage.storage import Storage, StorageError
 from dpc_jupyter.hub.wire import MESSAGE_LIMIT_BYTES
 from dpc_jupyter.sanitize import label
 

@@ -14,11 +14,11 @@ from typing import Any
 from msgspec import Struct
 
 from dpc_jupyter.errors import Busy, DpcError, InvalidRequest, RequestCancelled
-from dpc_jupyter.jupyter.display import SHOWN_CHARS, interval_s
-from dpc_jupyter.jupyter.faces.state import Chosen
+from dpc_jupyter.jupyter.drawing.display import SHOWN_CHARS, interval_s
+from dpc_jupyter.jupyter.drawing.rich_text import to_html
 from dpc_jupyter.jupyter.notebook import LOCAL, UNANSWERED, Notebook, turn_of
-from dpc_jupyter.jupyter.rich_text import to_html
-from dpc_jupyter.node.answer import Answer, AnswerStream, TextDelta
+from dpc_jupyter.jupyter.saved_host import Chosen
+from dpc_jupyter.node.asking import Answer, AnswerStream, TextDelta
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.protocol.messages import ChatMessage
 from dpc_jupyter.sanitize import label, plain

@@ -10,15 +10,15 @@ from IPython.core.getipython import get_ipython
 from IPython.core.interactiveshell import InteractiveShell
 
 from dpc_jupyter.errors import DpcError
-from dpc_jupyter.jupyter.access_magic import AccessMagics
-from dpc_jupyter.jupyter.ask_magic import AskMagics
-from dpc_jupyter.jupyter.completion import Completer
 from dpc_jupyter.jupyter.faces import Faces
-from dpc_jupyter.jupyter.hub_magic import HubMagics
-from dpc_jupyter.jupyter.node_magics import NodeMagics
+from dpc_jupyter.jupyter.magics.access import AccessMagics
+from dpc_jupyter.jupyter.magics.ask import AskMagics
+from dpc_jupyter.jupyter.magics.completion import Completer
+from dpc_jupyter.jupyter.magics.hub import HubMagics
+from dpc_jupyter.jupyter.magics.node import NodeMagics
 from dpc_jupyter.jupyter.notebook import Notebook, asks
 from dpc_jupyter.jupyter.saved_host import saved_host
-from dpc_jupyter.node.answer import Answer
+from dpc_jupyter.node.asking import Answer
 
 if TYPE_CHECKING:
     from dpc_jupyter.node.thread import BackgroundNode

@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 from dpc_jupyter.errors import ConnectError, DpcError
 from dpc_jupyter.hub.wire import CALLING
 from dpc_jupyter.identity import is_node_id
-from dpc_jupyter.node.directory import Directory
+from dpc_jupyter.node.reaching import Directory
 from dpc_jupyter.protocol.invitation import PREFIX
 from dpc_jupyter.protocol.messages import ChatMessage
 from dpc_jupyter.sanitize import label
 
 if TYPE_CHECKING:
     from dpc_jupyter.home import Home
-    from dpc_jupyter.node.access import Access
-    from dpc_jupyter.node.answer import Answer
-    from dpc_jupyter.node.invitations import Invitations
+    from dpc_jupyter.node.asking import Answer
+    from dpc_jupyter.node.joining import Invitations
+    from dpc_jupyter.node.serving import Access
     from dpc_jupyter.node.status import NodeStatus, PeerStatus
     from dpc_jupyter.node.thread import BackgroundNode
 
@@ -234,14 +234,14 @@ class Notebook:
     @property
     def access(self) -> Access:
         """The access file: the running node's view of it, so that an edit is in force when the magic returns."""
-        from dpc_jupyter.node.access import Access
+        from dpc_jupyter.node.serving import Access
 
         return Access(self.home) if (running := self.running) is None else running.service.access
 
     @property
     def invitations(self) -> Invitations:
         """The owner's invitations; a running node's own, as `access`."""
-        from dpc_jupyter.node.invitations import Invitations
+        from dpc_jupyter.node.joining import Invitations
 
         running = self.running
         return Invitations(self.home, self.access) if running is None else running.service.invitations

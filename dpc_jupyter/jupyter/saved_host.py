@@ -22,6 +22,15 @@ class SavedHost(msgspec.Struct, frozen=True):
     model: Annotated[str, msgspec.Meta(max_length=_MODEL_CHARS)] | None = None
 
 
+class Chosen(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Whom a notebook asks; `model` None for the host's first. `restored` as of a `Notebook`."""
+
+    id: str
+    name: str
+    model: str | None
+    restored: bool = False
+
+
 class _Metadata(msgspec.Struct):
     dpc: SavedHost | None = None
 

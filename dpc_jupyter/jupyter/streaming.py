@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from dpc_jupyter.errors import AccessDenied, DpcError, ModelNotFound
+from dpc_jupyter.jupyter.drawing.one_line import Interrupted
 from dpc_jupyter.jupyter.interrupts import HeldInterrupt
 from dpc_jupyter.jupyter.notebook import link, linked
-from dpc_jupyter.jupyter.one_line import Interrupted
-from dpc_jupyter.node.answer import Answer, TextDelta
+from dpc_jupyter.node.asking import Answer, TextDelta, UnfinishedRequest
 from dpc_jupyter.node.thread import AnswerReader, BackgroundNode
-from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import RemoteInferenceStatus
 from dpc_jupyter.terminal import TerminalAnswer
 from dpc_jupyter.wording import provenance, waiting, with_models

@@ -25,30 +25,28 @@ from dpc_jupyter.errors import (
     PeerNotConnected,
 )
 from dpc_jupyter.home import PENDING_LIMIT, Home
-from dpc_jupyter.hub.adverts import FoundNode
+from dpc_jupyter.hub.client.adverts import FoundNode
 from dpc_jupyter.ledger import Ledger
-from dpc_jupyter.node.access import Access, what_changed
-from dpc_jupyter.node.answer import Answer, AnswerStream
-from dpc_jupyter.node.asking import LOCAL, Asking
-from dpc_jupyter.node.directory import Directory, PeerUri
-from dpc_jupyter.node.host import Host, provider_info
-from dpc_jupyter.node.invitations import Invitations, Joined
-from dpc_jupyter.node.joining import Joining, other_hub
-from dpc_jupyter.node.ladder import Attempt
-from dpc_jupyter.node.links import Links
-from dpc_jupyter.node.network import Network
+from dpc_jupyter.node.asking import (
+    LOCAL,
+    Answer,
+    AnswerStream,
+    Asker,
+    Clocks,
+    InferenceRequest,
+    Requester,
+    Unfinished,
+    UnfinishedRequest,
+    conversation,
+    convert,
+)
+from dpc_jupyter.node.joining import Claims, Invitations, Joined, Whereabouts, other_hub
+from dpc_jupyter.node.links import Links, Peer, PeerUri
 from dpc_jupyter.node.news import News
-from dpc_jupyter.node.offers import Offers
-from dpc_jupyter.node.peer import Peer
-from dpc_jupyter.node.presence import Presence
-from dpc_jupyter.node.reach import Reach
-from dpc_jupyter.node.relays import MESSAGES as RELAY_MESSAGES
-from dpc_jupyter.node.relays import Relays
-from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation, convert
-from dpc_jupyter.node.requester import Requester
+from dpc_jupyter.node.reaching import RELAY_MESSAGES, Attempt, Directory, Network, Presence, Reach, Relays
+from dpc_jupyter.node.serving import Access, Host, Offers, provider_info, what_changed
 from dpc_jupyter.node.status import JoinedHost, KnownPeer, NodeEvent, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.node.tasks import Tasks
-from dpc_jupyter.node.unfinished import Unfinished, UnfinishedRequest
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.invitation import Invitation
 from dpc_jupyter.protocol.messages import (
@@ -122,10 +120,10 @@ class CoreService:
         )
         self._requester = Requester(self.identity.node_id)
         self._unfinished = Unfinished(self.home, self.identity.key_pem)
-        self._asking = Asking(self._requester, self._registry, self._unfinished, self.ledger, self._write)
+        self._asking = Asker(self._requester, self._registry, self._unfinished, self.ledger, self._write)
         self._host = Host(self._registry, self.ledger, lambda: self.access.rules, self._refused)
         self._offers = Offers(self._host)
-        self._joining = Joining(self.identity.node_id, self.invitations, self._joined, self._not_joined)
+        self._joining = Claims(self.identity.node_id, self.invitations, self._joined, self._not_joined)
         self._stranger_asked_at: dict[str, float] = {}
         self._news = News()
         self._to_note: dict[str, tuple[str, str, float]] = {}
@@ -141,6 +139,7 @@ class CoreService:
             self.session,
             self._links,
             self._registry,
+            Whereabouts(self.home),
             lambda: self.access.rules,
             lambda about: self._news.tell("hub_changed", self.identity.node_id, f"This node is {about}"),
         )

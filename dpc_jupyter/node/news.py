@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.links import Peer
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.sanitize import label
 

@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.answer import Answer, AnswerStream, TextDelta
+from dpc_jupyter.node.asking import Answer, AnswerStream, TextDelta, UnfinishedRequest
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.status import NodeStatus
-from dpc_jupyter.node.unfinished import UnfinishedRequest
 from dpc_jupyter.protocol.messages import RemoteInferenceStatus
 
 T = TypeVar("T")

@@ -19,6 +19,12 @@ Count = Annotated[int, Meta(ge=0, le=2**53)]
 Seconds = Annotated[float, Meta(ge=0, le=1e9)]
 
 
+# How a host of DPTP v1.5 refuses a node without access (section 1).
+DENIED = "Access denied: You are not authorized to request inference"
+# A host keeps so long what an absent asker may come back for. A restarted kernel is back within minutes.
+RESUME_WITHIN_S = 600.0
+
+
 class Message(Struct, frozen=True, omit_defaults=True):
     """What every wire struct is; `COMMANDS` maps the subclass to its command word."""
 

@@ -14,7 +14,7 @@ from running_host import let_in, write_providers
 
 from dpc_jupyter import firewall
 from dpc_jupyter.home import Home
-from dpc_jupyter.node.network import set_hub
+from dpc_jupyter.node.reaching.network import set_hub
 from dpc_jupyter.node.thread import BackgroundNode
 
 # Nothing listens there without root.

@@ -99,7 +99,7 @@ def f(x: float, y=0x1F) -> str:
     return f"{x!r}\\n" if x >= 1.5 and not None else $
 ```"""
 SHOW = f"""from IPython.display import HTML
-from dpc_jupyter.jupyter.rich_text import to_html
+from dpc_jupyter.jupyter.drawing.rich_text import to_html
 HTML(to_html({CODE!r}))"""
 
 

@@ -22,7 +22,7 @@ EACH = list(TEXTS.values())
 # nbconvert's own template asks these for MathJax, require.js and mermaid.
 NBCONVERTS_HOSTS = frozenset({"cdnjs.cloudflare.com", "cdn.jsdelivr.net", "unpkg.com"})
 LIVE = """
-import dpc_jupyter.jupyter.display as display
+import dpc_jupyter.jupyter.drawing.display as display
 display.QUIET_S = 0  # each line of waiting is drawn
 for uri in uris:
     ip.run_line_magic("dpc_ask", f"-H {uri} Say it.")

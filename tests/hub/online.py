@@ -10,7 +10,7 @@ from typing import Any
 
 from node.waiting import until
 
-from dpc_jupyter.hub.client import HubClient, HubState, Signal
+from dpc_jupyter.hub.client.client import HubClient, HubState, Signal
 from dpc_jupyter.identity import Identity
 
 

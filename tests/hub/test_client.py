@@ -14,8 +14,8 @@ import pytest
 from node.waiting import until
 
 from dpc_jupyter.errors import ConnectError, HandshakeError
-from dpc_jupyter.hub import account, client
-from dpc_jupyter.hub.client import _SIGNALS, Advert, HubClient, Offer, Trust
+from dpc_jupyter.hub.client import account, client
+from dpc_jupyter.hub.client.client import _SIGNALS, Advert, HubClient, Offer, Trust
 from dpc_jupyter.hub.limits import Rate
 from dpc_jupyter.hub.wire import SignalFromHub, encode
 from dpc_jupyter.identity import Identity

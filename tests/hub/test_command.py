@@ -46,7 +46,7 @@ def test_a_port_that_is_taken_is_named(tmp_path: Path, hub: RunningHub) -> None:
 
 
 def test_the_client_needs_nothing_of_the_hubs_extra() -> None:
-    code = "import sys, dpc_jupyter.hub.client; print([m for m in %r if m in sys.modules])"
+    code = "import sys, dpc_jupyter.hub.client.client; print([m for m in %r if m in sys.modules])"
     extra = ["fastapi", "starlette", "pydantic", "uvicorn", "sqlalchemy", "redis", "jwt", "prometheus_client"]
     done = subprocess.run([sys.executable, "-c", code % extra], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

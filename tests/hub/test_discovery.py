@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from dpc_jupyter.hub import storage
 from dpc_jupyter.hub.limits import ADVERTS_PER_NODE, SEARCHES_PER_NODE
 from dpc_jupyter.hub.schemas import Advert
-from dpc_jupyter.hub.storage import Place, Storage
+from dpc_jupyter.hub.storage import storage
+from dpc_jupyter.hub.storage.storage import Place, Storage
 from dpc_jupyter.hub.wire import FOUND_LIMIT, FOUND_WORDS
 from dpc_jupyter.identity import Identity
 from hub.conftest import Start, needs_services

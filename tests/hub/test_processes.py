@@ -8,8 +8,8 @@ import time
 import pytest
 from node.waiting import until
 
-from dpc_jupyter.hub.client import Advert, Offer
-from dpc_jupyter.hub.storage import Storage
+from dpc_jupyter.hub.client.client import Advert, Offer
+from dpc_jupyter.hub.storage.storage import Storage
 from dpc_jupyter.identity import Identity
 from hub import services
 from hub.conftest import Start, needs_services

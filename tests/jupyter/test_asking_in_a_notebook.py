@@ -5,8 +5,8 @@ import json
 from running_host import FORBIDDEN, RunningHost
 
 from dpc_jupyter.home import Home
+from dpc_jupyter.identity import short
 from dpc_jupyter.jupyter.notebook import UNANSWERED
-from dpc_jupyter.node.directory import short
 from jupyter.conftest import StubHost
 from jupyter.kernel import Kernel
 

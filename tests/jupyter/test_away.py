@@ -14,8 +14,8 @@ from node.stub import PIECE
 from node.waiting import until_in_thread
 
 from dpc_jupyter.errors import ConnectError
-from dpc_jupyter.jupyter import display
-from dpc_jupyter.jupyter.display import CellAnswer
+from dpc_jupyter.jupyter.drawing import display
+from dpc_jupyter.jupyter.drawing.display import CellAnswer
 from dpc_jupyter.jupyter.streaming import ask
 from dpc_jupyter.node.thread import BackgroundNode
 from jupyter.conftest import StubHost

@@ -17,13 +17,13 @@ from dpc_jupyter import firewall
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.home import Home
-from dpc_jupyter.hub.adverts import FoundNode
+from dpc_jupyter.hub.client.adverts import FoundNode
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.jupyter.faces import Faces, listeners, watch
 from dpc_jupyter.jupyter.faces.listeners import Listeners
 from dpc_jupyter.jupyter.faces.state import found_views, host_views, node_view, pending_views, request_views
 from dpc_jupyter.jupyter.notebook import Notebook
-from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.node.reaching.ladder import Attempt
 from dpc_jupyter.node.status import KnownPeer, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.node.thread import BackgroundNode
 from dpc_jupyter.protocol.messages import ProviderInfo

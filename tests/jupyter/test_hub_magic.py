@@ -16,7 +16,7 @@ from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.jupyter.notebook import Notebook
-from dpc_jupyter.node.network import set_hub
+from dpc_jupyter.node.reaching.network import set_hub
 from dpc_jupyter.node.thread import BackgroundNode
 from jupyter.kernel import Kernel
 from jupyter.screen import Refused, Screen

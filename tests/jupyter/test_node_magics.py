@@ -11,7 +11,7 @@ from running_host import RunningHost
 
 from dpc_jupyter import firewall
 from dpc_jupyter.backends.registry import Registry
-from dpc_jupyter.cli.demo import notebook_path
+from dpc_jupyter.cli.demo.notebook import notebook_path
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import Identity
 from dpc_jupyter.node.thread import BackgroundNode

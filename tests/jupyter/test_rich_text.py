@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dpc_jupyter.jupyter import rich_text
-from dpc_jupyter.jupyter.display import bundle, interval_s
-from dpc_jupyter.jupyter.rich_text import RICH_LIMIT_CHARS, text_to_html, to_html
+from dpc_jupyter.jupyter.drawing import rich_text
+from dpc_jupyter.jupyter.drawing.display import bundle, interval_s
+from dpc_jupyter.jupyter.drawing.rich_text import RICH_LIMIT_CHARS, text_to_html, to_html
 
 ALLOWED = {
     "a": {"href", "title", "rel", "target"},

@@ -12,7 +12,7 @@ from dpc_jupyter.backends.base import Delta, Finished, Generation
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.home import Home
 from dpc_jupyter.jupyter.streaming import ask
-from dpc_jupyter.node.answer import Answer
+from dpc_jupyter.node.asking.answer import Answer
 from dpc_jupyter.node.thread import BackgroundNode
 
 

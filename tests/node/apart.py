@@ -1,6 +1,6 @@
 """A host, or an asker, in a process of its own, as the namespaces and the stopped processes of the tests need them.
 
-Usage: python -m node.apart [--clocks SILENCE_S KEEP_S] (serve TOKENS PAUSE_S | ask URI [URI ...])
+Usage: python -m node.apart [--clocks SILENCE_S RESUME_WITHIN_S] (serve TOKENS PAUSE_S | ask URI [URI ...])
 
 Both print JSON, a line at a time: a host its port, then for every line that it reads how many requests its engine has
 seen and runs; an asker how far it is, then what became of it.
@@ -22,11 +22,13 @@ def _say(**words: object) -> None:
 
 def _set_clocks(silence_s: float, keep_s: float) -> None:
     """The same clocks, shorter; the beat keeps its part of the silence."""
-    from dpc_jupyter.node import host, kept, peer, reach
+    from dpc_jupyter.node.links import peer
+    from dpc_jupyter.node.reaching import reach
+    from dpc_jupyter.node.serving import host, kept
 
     peer.PING_EVERY_S *= silence_s / peer.SILENCE_S
     peer.SILENCE_S = silence_s
-    host.__dict__["KEEP_S"] = kept.KEEP_S = reach.COME_BACK_S = keep_s
+    host.__dict__["RESUME_WITHIN_S"] = kept.__dict__["RESUME_WITHIN_S"] = reach.COME_BACK_S = keep_s
 
 
 async def _serve(tokens: int, pause_s: float) -> None:
@@ -52,9 +54,9 @@ async def _serve(tokens: int, pause_s: float) -> None:
 async def _ask(uris: list[str]) -> None:
     from dpc_jupyter.backends.registry import Registry
     from dpc_jupyter.errors import DpcError
-    from dpc_jupyter.node.answer import TextDelta
+    from dpc_jupyter.node.asking.answer import TextDelta
     from dpc_jupyter.node.core_service import CoreService
-    from dpc_jupyter.node.directory import PeerUri
+    from dpc_jupyter.node.links.address import PeerUri
 
     node = CoreService(name="near", registry=Registry([]))
     await node.start()

@@ -15,9 +15,9 @@ from dpc_jupyter import firewall, identity
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.home import Home
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node.answer import AnswerStream
+from dpc_jupyter.node.asking.answer import AnswerStream
 from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.links.peer import Peer
 from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.node.thread import new_event_loop
 from dpc_jupyter.protocol.framing import encode_frame

@@ -15,14 +15,15 @@ from typing import Any, cast
 import pytest
 
 from dpc_jupyter.errors import AccessDenied, AnswerGone, ConnectError, InvalidRequest, PeerLost, RequestCancelled
-from dpc_jupyter.node.answer import RETURNS_LIMIT, AnswerStream
+from dpc_jupyter.node.asking.answer import RETURNS_LIMIT, AnswerStream
+from dpc_jupyter.node.asking.request import Clocks, InferenceRequest, conversation
+from dpc_jupyter.node.asking.requester import Requester
 from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.kept import KEEP_LIMIT, KEEP_LIMIT_BYTES, KEEP_S, KeptAnswers
-from dpc_jupyter.node.peer import FRAME_BYTES, Peer
-from dpc_jupyter.node.request import Clocks, InferenceRequest, conversation
-from dpc_jupyter.node.requester import Requester
-from dpc_jupyter.node.serving import Serving
+from dpc_jupyter.node.links.peer import FRAME_BYTES, Peer
+from dpc_jupyter.node.serving.kept import KEEP_LIMIT, KEEP_LIMIT_BYTES, KeptAnswers
+from dpc_jupyter.node.serving.served import Serving
 from dpc_jupyter.protocol.messages import (
+    RESUME_WITHIN_S,
     Message,
     Options,
     RemoteInferenceCancel,
@@ -203,7 +204,7 @@ async def test_a_dead_askers_slot_is_anybodys_who_waits_within_2_s(make_home: Ma
 
 async def test_a_request_whose_asker_stays_away_is_ended(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(allowed.asker._reach, "connect", _nobody)
-    monkeypatch.setattr("dpc_jupyter.node.host.KEEP_S", 0.5)
+    monkeypatch.setattr("dpc_jupyter.node.serving.host.RESUME_WITHIN_S", 0.5)
     allowed.engine.hold()
     await allowed.started()
     cut(allowed)
@@ -253,7 +254,7 @@ def test_kept_answers_are_bounded_by_number_size_and_time() -> None:
     assert [number for number in range(100) if kept.get("bob", str(number))] == [99]
     keep("bob", 100, KEEP_LIMIT_BYTES // 2)
     assert kept.get("bob", "99") is None and kept.get("bob", "100") is None
-    now[0] = KEEP_S + 1
+    now[0] = RESUME_WITHIN_S + 1
     kept.expire()
     assert kept.get("carol", "0") is None
 
@@ -268,7 +269,7 @@ def orphaned(node: CoreService) -> None:
 
 @pytest.fixture
 def noted_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.asking.NOTE_AFTER_S", 0.0)
+    monkeypatch.setattr("dpc_jupyter.node.asking.asker.NOTE_AFTER_S", 0.0)
 
 
 async def test_asking_the_same_after_a_crash_collects_the_answer(

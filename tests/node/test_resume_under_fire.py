@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from dpc_jupyter.errors import InvalidRequest, PeerLost
-from dpc_jupyter.node import kept as kept_module
 from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.directory import PeerUri
-from dpc_jupyter.node.links import Links
-from dpc_jupyter.node.peer import UNSENT_LIMIT_BYTES, Peer
+from dpc_jupyter.node.links.address import PeerUri
+from dpc_jupyter.node.links.links import Links
+from dpc_jupyter.node.links.peer import UNSENT_LIMIT_BYTES, Peer
+from dpc_jupyter.node.serving import kept as kept_module
 from dpc_jupyter.protocol.messages import (
     ChatMessage,
     Message,

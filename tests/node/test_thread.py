@@ -15,7 +15,7 @@ import pytest
 
 from dpc_jupyter.backends.registry import Registry
 from dpc_jupyter.errors import DpcError, PeerNotConnected, RequestCancelled
-from dpc_jupyter.node.answer import TextDelta
+from dpc_jupyter.node.asking.answer import TextDelta
 from dpc_jupyter.node.thread import BackgroundNode
 from node.conftest import MakeHome
 from node.stub import PIECE, StubEngine

@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node.directory import PeerUri
-from dpc_jupyter.node.links import Links
-from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.links.address import PeerUri
+from dpc_jupyter.node.links.links import Links
+from dpc_jupyter.node.links.peer import Peer
 from dpc_jupyter.protocol.connection import BadRequest
 from dpc_jupyter.protocol.messages import Message
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node.whereabouts import machine_addresses
+from dpc_jupyter.node.links.address import machine_addresses
 from dpc_jupyter.transports import webrtc
 from dpc_jupyter.transports.data_channel import WebRtcStream
 from dpc_jupyter.transports.gate import HalfOpen

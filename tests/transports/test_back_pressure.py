@@ -12,8 +12,8 @@ import pytest
 
 from dpc_jupyter.errors import LocalProtocolError
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node import peer as peer_module
-from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.links import peer as peer_module
+from dpc_jupyter.node.links.peer import Peer
 from dpc_jupyter.protocol.connection import State
 from dpc_jupyter.protocol.framing import encode_frame
 from dpc_jupyter.protocol.messages import GetProviders, Goodbye, RemoteInferenceChunk
@@ -310,7 +310,9 @@ async def test_sending_to_a_peer_that_said_goodbye_does_nothing(
 async def test_a_link_ends_although_an_outbox_has_more_to_say(
     linked: tuple[Stub, Stub, Peer, Peer], how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.peer.READ_TURN_S", 60.0)  # all of it in this turn, on a busy machine too
+    monkeypatch.setattr(
+        "dpc_jupyter.node.links.peer.READ_TURN_S", 60.0
+    )  # all of it in this turn, on a busy machine too
     host, guest, peer, theirs = linked
     box = Box(peer, 1)
     peer.send_when_room(box)

@@ -18,8 +18,8 @@ import pytest
 from protocol.ends import as_v15
 
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node import links
-from dpc_jupyter.node.peer import Peer
+from dpc_jupyter.node.links import links
+from dpc_jupyter.node.links.peer import Peer
 from dpc_jupyter.transports import tls
 from dpc_jupyter.transports.gate import HANDSHAKE_S, HalfOpen
 from dpc_jupyter.transports.tls import HALF_OPEN_LIMIT, TlsStream, client_context

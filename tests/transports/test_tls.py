@@ -16,7 +16,7 @@ from protocol.ends import as_v15, frames
 
 from dpc_jupyter.errors import ConnectError
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node.directory import PeerUri
+from dpc_jupyter.node.links.address import PeerUri
 from dpc_jupyter.protocol.messages import GetProviders
 from dpc_jupyter.transports import tls
 from dpc_jupyter.transports.tls import DEFAULT_PORT, TlsStream, client_context, dial, server_context

@@ -14,7 +14,7 @@ import pytest
 
 from dpc_jupyter.errors import ConnectError
 from dpc_jupyter.identity import Identity
-from dpc_jupyter.node.whereabouts import machine_addresses
+from dpc_jupyter.node.links.address import machine_addresses
 from dpc_jupyter.transports import sdp, webrtc
 from dpc_jupyter.transports.ice import IceConfig, TurnServer
 from dpc_jupyter.transports.webrtc import Payload

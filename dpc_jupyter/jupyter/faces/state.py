@@ -10,11 +10,11 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from dpc_jupyter.firewall import Document, Rules
-from dpc_jupyter.hub.adverts import FoundNode
+from dpc_jupyter.hub.client.adverts import FoundNode
+from dpc_jupyter.identity import short
 from dpc_jupyter.jupyter.notebook import LOCAL
 from dpc_jupyter.ledger import Usage
-from dpc_jupyter.node.directory import short
-from dpc_jupyter.node.ladder import Attempt
+from dpc_jupyter.node.reaching import Attempt
 from dpc_jupyter.node.status import InvitationStatus, KnownPeer, NodeStatus, PeerStatus, RequestStatus
 from dpc_jupyter.protocol.messages import ProviderInfo
 from dpc_jupyter.sanitize import label
@@ -103,15 +103,6 @@ class FoundView(Struct, frozen=True):
     id: str
     name: str
     models: tuple[str, ...]
-
-
-class Chosen(Struct, frozen=True, omit_defaults=True):
-    """Whom a notebook asks; `model` None for the host's first. `restored` as of a `Notebook`."""
-
-    id: str
-    name: str
-    model: str | None
-    restored: bool = False
 
 
 class RequestView(Struct, frozen=True):

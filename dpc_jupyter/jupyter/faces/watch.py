@@ -16,7 +16,6 @@ import msgspec
 
 from dpc_jupyter.errors import DpcError
 from dpc_jupyter.jupyter.faces.state import (
-    Chosen,
     HostView,
     InvitationView,
     Pending,
@@ -31,10 +30,11 @@ from dpc_jupyter.jupyter.faces.state import (
     today,
 )
 from dpc_jupyter.jupyter.notebook import Notebook
+from dpc_jupyter.jupyter.saved_host import Chosen
 from dpc_jupyter.ledger import Ledger, Usage
-from dpc_jupyter.node.access import Access
 from dpc_jupyter.node.core_service import CoreService
-from dpc_jupyter.node.directory import Directory
+from dpc_jupyter.node.reaching import Directory
+from dpc_jupyter.node.serving import Access
 from dpc_jupyter.node.status import KnownPeer, NodeStatus, PeerStatus
 from dpc_jupyter.node.thread import BackgroundNode
 from dpc_jupyter.protocol.messages import ProviderInfo

@@ -16,7 +16,7 @@ import traitlets
 
 from dpc_jupyter.jupyter.chat import Chat as Conversation
 from dpc_jupyter.jupyter.extension import current_faces
-from dpc_jupyter.node.answer import Answer
+from dpc_jupyter.node.asking import Answer
 
 _HERE = Path(__file__).parent
 _IMPORT = re.compile(r"^import .*;\n", re.MULTILINE)

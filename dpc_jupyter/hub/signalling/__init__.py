@@ -1,0 +1,1 @@
+"""The hub's websockets: signals from one session to another, also across processes."""

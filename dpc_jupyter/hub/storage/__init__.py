@@ -1,0 +1,1 @@
+"""What the hub stores: nodes, presences, adverts; in SQLite or PostgreSQL."""

@@ -1,0 +1,1 @@
+"""The magics: their options, what they do, and completion."""
