@@ -34,7 +34,7 @@ async def relay(setting: Setting) -> list[Row]:
     relayed = await OurAsker.linked(RELAYED, setting.folder(_ASKER), uri)
     try:
         async with asyncio.timeout(10):
-            while not any(peer.relays for peer in relayed.service._links.peers):  # noqa: ASYNC110
+            while not any(peer.relays for peer in relayed.service._rooms.links.peers):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         await relayed.service.connect(far_id)
         relayed._host = far_id

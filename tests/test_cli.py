@@ -270,7 +270,7 @@ def test_a_host_without_a_port_stays_linked_to_a_relay_over_which_it_is_asked(
         try:
             asker.start()
             asker.run(asker.service.connect(relay.uri))
-            until_in_thread(lambda: asker.service._reach._over_peers(host.uri, 5))
+            until_in_thread(lambda: asker.service._rooms.reach._ways._over_peers(host.uri, 5))
             asked = asker.run(asker.service.connect(host.uri))
             assert asked.kind == "relay"
         finally:

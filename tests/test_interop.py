@@ -217,7 +217,7 @@ async def test_a_mark_made_while_the_node_runs_lets_the_peer_in(tmp_path: Path, 
             await refused.connect()
         await refused.close()
         host.home.edit_access(lambda document: {**document, "nodes": {guest_id.node_id: {"legacy_ok": True}}})
-        await until(lambda: host.legacy_ok(guest_id.node_id), "the edit was seen")
+        await until(lambda: host.access.rules.legacy_ok(guest_id.node_id), "the edit was seen")
         async with v15.Asker(as_v15(guest_id), host.port) as asker:
             assert (await asker.ask("hello"))["status"] == "success"
 

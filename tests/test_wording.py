@@ -45,8 +45,8 @@ def test_a_request_in_line_says_its_place() -> None:
     assert waiting(RemoteInferenceStatus("r", "loading"), "anna", "llama3-70b", 0) == "loading llama3-70b at anna"
     assert waiting(None, "an\x1b[31mna\n", None, 0) == "asking anna"
     fetching = RemoteInferenceStatus("r", "loading", note="fetching it: 12 of 93 MB")
-    lost = RemoteInferenceStatus("r", "running", note="anna is away, trying again: no \x1b[31mroute")
-    assert waiting(lost, "anna", None, 7, away=True) == "anna is away, trying again: no route · 7 s so far"
+    lost = RemoteInferenceStatus("r", "running", note="anna is unreachable, trying again: no \x1b[31mroute")
+    assert waiting(lost, "anna", None, 7, away=True) == "anna is unreachable, trying again: no route · 7 s so far"
     assert waiting(fetching, "anna", "m", 0) == "loading m at anna · fetching it: 12 of 93 MB"
 
 

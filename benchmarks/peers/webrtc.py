@@ -50,7 +50,7 @@ class OurWebRtcAsker(OurAsker):
             offer = {"sender": self.service.identity.node_id, "payload": payload}
             return await asyncio.to_thread(self._child.ask, offer)
 
-        await self.service._links.dial_webrtc(self._host, signal, _TIMEOUT_S)
+        await self.service._rooms.links.dial_webrtc(self._host, signal, _TIMEOUT_S)
 
 
 class BareAsker:
@@ -99,7 +99,7 @@ async def _ours(home: Path) -> None:
         say(answer)
 
     while (offer := await heard()) is not None:
-        tasks.add(asyncio.create_task(service._links.take_offer(offer["sender"], offer["payload"], reply)))
+        tasks.add(asyncio.create_task(service._rooms.links.take_offer(offer["sender"], offer["payload"], reply)))
     await service.stop()
 
 

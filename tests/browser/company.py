@@ -64,5 +64,5 @@ def company(folder: Path, asker: Home) -> Iterator[Company]:
         made.anna.run(made.anna.service.connect(made.rita_uri))
         until_in_thread(lambda: made.dora.status().hub.startswith("online"))
         let_in(homes["dora"], node_id)  # an edit is advertised at once, what has not changed within ten seconds
-        until_in_thread(lambda: made.dora.service._presence._advertised)
+        until_in_thread(lambda: made.dora.service._rooms.presence._advertised)
         yield made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,10 +9,10 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
+from node.inside import unreachable
 from node.stub import PIECE
 from node.waiting import until_in_thread
 
-from dpc_jupyter.errors import ConnectError
 from dpc_jupyter.jupyter.drawing import display
 from dpc_jupyter.jupyter.drawing.display import CellAnswer
 from dpc_jupyter.jupyter.streaming import ask
@@ -23,7 +22,7 @@ from jupyter.screen import Screen
 from jupyter.test_chat import last
 
 Away = Callable[[], AbstractContextManager[None]]
-AWAY = "anna is away, trying again: the test keeps the network down"
+AWAY = "anna is unreachable, trying again: the test keeps the network down"
 
 
 class Drawn(list[str]):
@@ -47,15 +46,11 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> Drawn:
 def away(node: BackgroundNode, stub_host: StubHost, monkeypatch: pytest.MonkeyPatch) -> Away:
     """The network between the node and its host is down; the engine goes on once it is back."""
 
-    async def nobody(*_: object, **__: object) -> None:
-        await asyncio.sleep(0.01)
-        raise ConnectError("the test keeps the network down")
-
     @contextmanager
     def it_is() -> Any:
         with monkeypatch.context() as down:
-            down.setattr(node.service._reach, "connect", nobody)
-            for peer in node.service._links.peers:
+            unreachable(node.service, down)
+            for peer in node.service._rooms.links.peers:
                 node._loop.call_soon_threadsafe(peer._stream.abort)
             yield
         stub_host.node._loop.call_soon_threadsafe(stub_host.engine.gate.set)

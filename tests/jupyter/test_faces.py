@@ -432,7 +432,7 @@ def test_an_engine_that_hangs_does_not_hold_up_the_faces(
     screen: Screen, node: BackgroundNode, engine: StubEngine
 ) -> None:
     screen.until(lambda: screen.state.get("hosts", [{}])[0].get("models"))
-    engine.list_pause_s, node.service._registry._fresh_s = 30, 0
+    engine.list_pause_s, node.service._rooms.registry._fresh_s = 30, 0
     screen.call("pause", on=True)
     assert [each["model"] for each in screen.state["hosts"][0]["models"]] == ["stub-1", "stub-2"]
 
@@ -506,7 +506,7 @@ def test_a_node_that_is_found_twice_is_shown_once_and_one_without_a_name_by_its_
 
 
 async def _closed(stub_host: StubHost, reason: str) -> None:
-    for peer in stub_host.node.service._links.peers:
+    for peer in stub_host.node.service._rooms.links.peers:
         peer.close(reason)
 
 

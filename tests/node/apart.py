@@ -22,13 +22,13 @@ def _say(**words: object) -> None:
 
 def _set_clocks(silence_s: float, keep_s: float) -> None:
     """The same clocks, shorter; the beat keeps its part of the silence."""
-    from dpc_jupyter.node.links import peer
-    from dpc_jupyter.node.reaching import reach
+    from dpc_jupyter.node.links import liveness
+    from dpc_jupyter.node.reaching.wanted import rules
     from dpc_jupyter.node.serving import host, kept
 
-    peer.PING_EVERY_S *= silence_s / peer.SILENCE_S
-    peer.SILENCE_S = silence_s
-    host.__dict__["RESUME_WITHIN_S"] = kept.__dict__["RESUME_WITHIN_S"] = reach.COME_BACK_S = keep_s
+    liveness.PING_EVERY_S *= silence_s / liveness.SILENCE_S
+    liveness.SILENCE_S = silence_s
+    host.__dict__["RESUME_WITHIN_S"] = kept.__dict__["RESUME_WITHIN_S"] = rules.COME_BACK_S = keep_s
 
 
 async def _serve(tokens: int, pause_s: float) -> None:

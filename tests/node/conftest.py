@@ -22,6 +22,7 @@ from dpc_jupyter.node.status import NodeEvent
 from dpc_jupyter.node.thread import new_event_loop
 from dpc_jupyter.protocol.framing import encode_frame
 from dpc_jupyter.protocol.messages import RemoteInferenceResponse
+from node.inside import takes_of
 from node.stub import StubEngine
 from node.waiting import PATIENCE_S, until
 
@@ -100,13 +101,13 @@ def _left(node: CoreService) -> list[str]:
     """What a stopped node still holds of its peers and requests."""
     rooms = (
         node,
-        node._links,
-        node._host,
-        node._host._queue,
-        node._requester,
-        node._asking,
-        node._offers,
-        node._joining,
+        node._rooms.links,
+        node._rooms.host,
+        node._rooms.host._queue,
+        node._rooms.requester,
+        node._rooms.asker,
+        node._rooms.offers,
+        node._rooms.claims,
     )
     return [
         f"{type(room).__name__}.{name}"
@@ -160,24 +161,25 @@ class Pair:
             if response.request_id == payload["request_id"] and not answered.done():
                 answered.set_result(response)
 
-        self.asker._requester.take_response = take_response  # type: ignore[method-assign]
+        takes = takes_of(self.asker)
+        before, takes[RemoteInferenceResponse] = takes[RemoteInferenceResponse], take_response
         try:
             link._connection._out.append(encode_frame(json.dumps(frame).encode()))
             link._schedule()
             async with asyncio.timeout(PATIENCE_S):
                 return cast(RemoteInferenceResponse, await answered)
         finally:
-            del self.asker._requester.take_response
+            takes[RemoteInferenceResponse] = before
 
     @property
     def host_link(self) -> Peer:
         """The host's end of the link."""
-        return next(peer for peer in self.host._links.peers if peer.node_id == self.asker_id)
+        return next(peer for peer in self.host._rooms.links.peers if peer.node_id == self.asker_id)
 
     @property
     def asker_link(self) -> Peer:
         """The asker's end of the link."""
-        return next(peer for peer in self.asker._links.peers if peer.node_id == self.host_id)
+        return next(peer for peer in self.asker._rooms.links.peers if peer.node_id == self.host_id)
 
 
 MakePair = Callable[..., Awaitable[Pair]]

@@ -179,7 +179,7 @@ async def test_a_time_that_is_none_does_no_harm(make_node: MakeNode, make_pair: 
 
 async def test_a_host_is_linked_to_only_if_it_is_not(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(allowed.asker._reach, "connect", None)
+        patch.setattr(allowed.asker._rooms.reach, "connect", None)
         assert (await allowed.asker.link_to("anna")).node_id == allowed.host_id
     await allowed.asker.disconnect("anna")
     assert (await allowed.asker.link_to(allowed.host_id)).name == "anna"
@@ -330,9 +330,9 @@ async def test_an_edit_of_a_spoilt_file_writes_nothing(allowed: Pair) -> None:
 
 
 async def test_what_a_stranger_offers_is_not_heard(stranger: Pair) -> None:
-    (link,) = stranger.host._links.peers
+    (link,) = stranger.host._rooms.links.peers
     assert link.stranger
-    back = stranger.asker._links.of(stranger.host_id)
+    back = stranger.asker._rooms.links.of(stranger.host_id)
     assert back is not None
     back.send(ProvidersResponse((ProviderInfo("ollama", "llama3-70b"),), Load(0, 0)))
     await stranger.asker.models(stranger.host_id)  # frames keep their order: it has been read

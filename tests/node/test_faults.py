@@ -122,7 +122,7 @@ async def test_a_request_that_is_revoked_and_cut_off_in_one_turn_ends_once(allow
     allowed.engine.hold()
     stream = await allowed.started()
     allowed.host.access.deny("bob")
-    allowed.host._host.reconsider()
+    allowed.host._rooms.host.reconsider()
     stream.cancel()
     await until(lambda: not allowed.host.status().serving)
     assert [row.outcome for row in allowed.host.ledger.rows()] == [Revoked.code]
@@ -131,7 +131,7 @@ async def test_a_request_that_is_revoked_and_cut_off_in_one_turn_ends_once(allow
 async def test_a_peer_that_goes_while_the_engines_are_asked_leaves_nothing_behind(make_pair: MakePair) -> None:
     pair = await make_pair(allow=True)
     pair.engine.list_pause_s = 0.2
-    pair.host._registry._fresh_s = 0
+    pair.host._rooms.registry._fresh_s = 0
     listing = asyncio.create_task(pair.asker.models("anna"))
     await asyncio.sleep(0.05)
     pair.asker_link.abort("gone")
@@ -142,7 +142,7 @@ async def test_a_peer_that_goes_while_the_engines_are_asked_leaves_nothing_behin
 async def test_models_of_a_host_that_does_not_answer_are_those_it_said_last(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(allowed.host, "peer_said", lambda *_: None)
+    monkeypatch.setattr(allowed.host._rooms.links._node, "peer_said", lambda *_: None)
     before = allowed.asker.peers()[0].models
     for _ in range(3):
         assert await allowed.asker.models("anna", timeout_s=0.05) == before

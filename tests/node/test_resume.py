@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import pytest
 
-from dpc_jupyter.errors import AccessDenied, AnswerGone, ConnectError, InvalidRequest, PeerLost, RequestCancelled
+from dpc_jupyter.errors import AccessDenied, AnswerGone, InvalidRequest, PeerLost, RequestCancelled
 from dpc_jupyter.node.asking.answer import RETURNS_LIMIT, AnswerStream
 from dpc_jupyter.node.asking.request import Clocks, InferenceRequest, conversation
 from dpc_jupyter.node.asking.requester import Requester
@@ -32,6 +32,7 @@ from dpc_jupyter.protocol.messages import (
     RemoteInferenceResume,
 )
 from node.conftest import MakeHome, MakeNode, MakePair, Pair
+from node.inside import unreachable
 from node.processes import headless, share_with
 from node.stub import PIECE, StubEngine
 from node.waiting import until
@@ -43,7 +44,7 @@ def cut(pair: Pair) -> None:
 
 
 async def linked_again(pair: Pair, before: Peer) -> None:
-    await until(lambda: any(peer is not before for peer in pair.asker._links.peers))
+    await until(lambda: any(peer is not before for peer in pair.asker._rooms.links.peers))
 
 
 @pytest.mark.parametrize("whose", ["asker's", "host's"])
@@ -101,7 +102,7 @@ async def test_an_answer_that_ended_meanwhile_is_there(allowed: Pair, monkeypatc
     allowed.engine.hold()
     stream = await allowed.started()
     with monkeypatch.context() as away:
-        away.setattr(allowed.asker._reach, "connect", _nobody)
+        unreachable(allowed.asker, away)
         cut(allowed)
         await until(lambda: stream.away)
         allowed.engine.gate.set()
@@ -111,15 +112,10 @@ async def test_an_answer_that_ended_meanwhile_is_there(allowed: Pair, monkeypatc
     assert stream.answer.finish_reason == "stop"
 
 
-async def _nobody(*_: object, **__: object) -> None:
-    await asyncio.sleep(0.01)
-    raise ConnectError("the test keeps the network down")
-
-
 def collect(pair: Pair, request_id: str) -> AnswerStream:
     """Ask for an answer from its beginning, as a process does that did not send the request."""
-    return pair.asker._requester.collect(
-        next(peer for peer in pair.asker._links.peers if peer.node_id == pair.host_id),
+    return pair.asker._rooms.requester.collect(
+        next(peer for peer in pair.asker._rooms.links.peers if peer.node_id == pair.host_id),
         InferenceRequest(request_id, conversation("hello", None, (), ()), None, None, Options(), Clocks()),
         "anna",
         lambda _: None,
@@ -203,7 +199,7 @@ async def test_a_dead_askers_slot_is_anybodys_who_waits_within_2_s(make_home: Ma
 
 
 async def test_a_request_whose_asker_stays_away_is_ended(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allowed.asker._reach, "connect", _nobody)
+    unreachable(allowed.asker, monkeypatch)
     monkeypatch.setattr("dpc_jupyter.node.serving.host.RESUME_WITHIN_S", 0.5)
     allowed.engine.hold()
     await allowed.started()
@@ -217,7 +213,7 @@ async def test_a_stop_while_the_link_is_down_reaches_the_engine_when_it_is_back(
     allowed.engine.hold()
     stream = await allowed.started()
     with monkeypatch.context() as away:
-        away.setattr(allowed.asker._reach, "connect", _nobody)
+        unreachable(allowed.asker, away)
         cut(allowed)
         await until(lambda: stream.away)
         stream.cancel()
@@ -264,7 +260,7 @@ def orphaned(node: CoreService) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     node.home.edit_asked(lambda entries: {known: entry | {"pid": dead.pid} for known, entry in entries.items()})
-    node._unfinished.look()
+    node._rooms.unfinished.look()
 
 
 @pytest.fixture
@@ -363,7 +359,7 @@ async def test_a_link_that_breaks_while_the_model_is_looked_for_costs_nothing(
     await until(lambda: not rules.rules.can_request_inference(allowed.asker_id, "", dt.datetime.now(dt.UTC)))
     allowed.engine.names, allowed.engine.list_pause_s = ("new",), 0.5
     stream = allowed.ask(model="new")
-    await until(lambda: [each for each in allowed.host._host.servings if not each.model])
+    await until(lambda: [each for each in allowed.host._rooms.host.servings if not each.model])
     cut(allowed)
     assert (await stream.complete()).text == PIECE * 4
 
@@ -374,13 +370,13 @@ async def test_what_is_sent_again_counts_against_the_nodes_frames(
     allowed.engine.texts = ("x" * 300_000,)
     answer = await allowed.ask().complete()
     spent: list[float] = []
-    spend = allowed.host._links.spend
+    spend = allowed.host._rooms.links.spend
 
     def counted(peer: Peer, frames: float) -> float:
         spent.append(frames)
         return spend(peer, frames)
 
-    monkeypatch.setattr(allowed.host._links, "spend", counted)
+    monkeypatch.setattr(allowed.host._rooms.links, "spend", counted)
     assert (await collect(allowed, answer.request_id).complete()).text == answer.text
     assert max(spent) > 300_000 / FRAME_BYTES - 1
 
@@ -404,7 +400,7 @@ async def test_a_host_that_comes_back_again_and_again_without_a_word_is_given_up
 
 
 async def test_a_host_that_was_started_again_is_named(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    host = allowed.host._host
+    host = allowed.host._rooms.host
 
     def knows_nothing(peer: Peer, request_id: str, _: int) -> None:
         host.refuse(peer, request_id, AnswerGone("This host has no such answer."))

@@ -30,6 +30,7 @@ from dpc_jupyter.protocol.messages import (
 )
 from dpc_jupyter.transports.tls import TlsStream
 from node.conftest import MakeHome, MakeNode, MakePair, Pair
+from node.inside import unreachable
 from node.stub import PIECE, StubEngine
 from node.waiting import until
 
@@ -122,8 +123,8 @@ async def test_ten_thousand_resumes_of_one_answer_cost_what_the_budget_of_frames
             answer = await carol
         assert len(answer.text) == 300_000
         assert len(pair.engine.seen) == 2
-        assert len(pair.host._host._kept._kept_of[pair.asker_id]) == 2
-        assert not pair.host._host._open
+        assert len(pair.host._rooms.host._kept._kept_of[pair.asker_id]) == 2
+        assert not pair.host._rooms.host._open
 
 
 async def test_who_steals_an_answer_back_and_forth_between_two_links_gets_it_on_the_last(make_pair: MakePair) -> None:
@@ -141,7 +142,7 @@ async def test_who_steals_an_answer_back_and_forth_between_two_links_gets_it_on_
         links[1].send(RemoteInferenceResume("r", 0))
         await until(lambda: two.responses() and two.responses()[-1].status == "success")
         assert two.text().endswith("".join(texts))
-        assert len(pair.engine.seen) == 1 and not pair.host._host._open_of
+        assert len(pair.engine.seen) == 1 and not pair.host._rooms.host._open_of
 
 
 async def test_an_engine_does_not_wait_for_a_link_that_its_asker_has_left(make_pair: MakePair) -> None:
@@ -150,7 +151,7 @@ async def test_an_engine_does_not_wait_for_a_link_that_its_asker_has_left(make_p
         first, second = await one.link(), await two.link()
         first._stream.pause_reading()
         first.send(RemoteInferenceRequest(request_id="r", messages=HELLO, stream=True))
-        at_host = next(peer for peer in pair.host._links.peers if peer.session == "one")
+        at_host = next(peer for peer in pair.host._rooms.links.peers if peer.session == "one")
         await until(lambda: not at_host.has_room)
         await asyncio.sleep(0.1)
         stuck_at = pair.engine.produced
@@ -167,7 +168,7 @@ async def test_who_comes_back_for_many_long_answers_at_once_gets_them_in_turns(m
         for number in range(40):
             first.send(RemoteInferenceRequest(request_id=f"r{number}", messages=HELLO, stream=True))
         await until(lambda: pair.engine.produced == 400)
-        at_host = next(peer for peer in pair.host._links.peers if peer.session == "two")
+        at_host = next(peer for peer in pair.host._rooms.links.peers if peer.session == "two")
         most = 0
 
         def look(data: bytes, write: Callable[[bytes], bool] = at_host._stream.write) -> bool:
@@ -240,15 +241,8 @@ async def test_all_answers_that_may_be_open_at_once_are_kept_for_an_asker_that_i
     pair.engine.hold()
     streams = [await pair.started() for _ in range(30)]
 
-    async def nobody(*_: object, **__: object) -> None:
-        await asyncio.sleep(0.01)
-        raise kept_error
-
-    from dpc_jupyter.errors import ConnectError
-
-    kept_error = ConnectError("the test keeps the network down")
     with monkeypatch.context() as away:
-        away.setattr(pair.asker._reach, "connect", nobody)
+        unreachable(pair.asker, away)
         pair.asker_link._stream.abort()
         await until(lambda: all(stream.away for stream in streams))
         pair.engine.gate.set()
@@ -263,10 +257,10 @@ async def test_what_is_kept_holds_no_link_and_no_more_memory_than_it_may(make_pa
             link = await one.link()
             link.send(RemoteInferenceRequest(request_id=f"r{number}", messages=HELLO, stream=True))
             await until(lambda: len(one.responses()) > number)  # noqa: B023
-        kept = pair.host._host._kept._kept_of[pair.asker_id]
+        kept = pair.host._rooms.host._kept._kept_of[pair.asker_id]
         assert len(kept) <= kept_module.KEEP_LIMIT
         assert sum(size for _, size, _ in kept.values()) <= kept_module.KEEP_LIMIT_BYTES
-    await until(lambda: len(pair.host._links.peers) == 1)
+    await until(lambda: len(pair.host._rooms.links.peers) == 1)
     gc.collect()
     for _, _, serving in kept.values():
         stream = serving.peer._stream
@@ -291,13 +285,13 @@ async def test_a_host_that_comes_back_without_extensions_fails_the_request_by_na
 ) -> None:
     allowed.engine.hold()
     stream = await allowed.started()
-    resume = allowed.asker._requester.resume
+    resume = allowed.asker._rooms.requester.resume
 
     def plain(peer: Peer) -> None:
         peer.resumes, peer._connection.extended = False, False
         resume(peer)
 
-    monkeypatch.setattr(allowed.asker._requester, "resume", plain)
+    monkeypatch.setattr(allowed.asker._rooms.requester, "resume", plain)
     allowed.asker_link._stream.abort()
     with pytest.raises(PeerLost, match="cannot go on"):
         await stream.complete()
@@ -309,17 +303,17 @@ async def test_another_process_of_the_same_host_is_not_asked_for_what_it_never_h
     await allowed.asker.listen("127.0.0.1", 0)
     allowed.engine.hold()
     stream = await allowed.started()
-    connect = allowed.asker._reach.connect
+    connect = allowed.asker._rooms.links.connect
 
-    async def later(*where: Any, **settings: Any) -> Any:
+    async def later(uri: PeerUri, timeout_s: float) -> Peer:
         await asyncio.sleep(0.5)
-        return await connect(*where, **settings)
+        return await connect(uri, timeout_s)
 
-    monkeypatch.setattr(allowed.asker._reach, "connect", later)
+    monkeypatch.setattr(allowed.asker._rooms.links, "connect", later)
     allowed.asker_link._stream.abort()
     await until(lambda: stream.away)
     second = await make_node("anna's notebook", home=allowed.host.home)
     await second.connect(str(allowed.asker.uri))
-    await until(lambda: any(not peer.outgoing for peer in allowed.asker._links.peers))
+    await until(lambda: any(not peer.outgoing for peer in allowed.asker._rooms.links.peers))
     allowed.engine.gate.set()
     assert (await stream.complete()).text == PIECE * 4

@@ -77,8 +77,12 @@ async def test_a_subscriber_that_fails_stops_neither_links_nor_revocation(allowe
         raise ZeroDivisionError
 
     allowed.host.subscribe(fails)
-    allowed.host.home.edit_access(lambda document: firewall.set_enabled(document, True))
-    await until(lambda: allowed.host._watch._seen)
+    events: list[NodeEvent] = []
+    allowed.host.subscribe(events.append)
+    for paused in (True, False):
+        allowed.host.home.edit_access(partial(firewall.set_paused, paused=paused))
+        await until(lambda paused=paused: allowed.host.access.rules.paused is paused)  # type: ignore[misc]
+    assert [event.kind for event in events] == ["access_changed"] * 2
     allowed.engine.hold()
     stream = await allowed.started()
     await toggled(allowed.host, True, False)
@@ -87,7 +91,7 @@ async def test_a_subscriber_that_fails_stops_neither_links_nor_revocation(allowe
 
 async def test_an_engine_that_fails_to_list_stops_neither_links_nor_revocation(allowed: Pair) -> None:
     allowed.engine.list_error = ZeroDivisionError()
-    allowed.host._registry._fresh_s = 0
+    allowed.host._rooms.registry._fresh_s = 0
     await toggled(allowed.host, False, True, False)
 
 
@@ -95,7 +99,7 @@ async def test_an_engine_that_hangs_does_not_delay_a_revocation(allowed: Pair) -
     allowed.engine.hold()
     stream = await allowed.started()
     allowed.engine.list_pause_s = 30
-    allowed.host._registry._fresh_s = 0
+    allowed.host._rooms.registry._fresh_s = 0
     allowed.host.home.edit_access(lambda document: firewall.allow(document, allowed.asker_id, name="bobby"))
     await until(lambda: allowed.host.directory.name_of(allowed.asker_id) == "bobby", within_s=1)
     allowed.host.home.edit_access(lambda document: firewall.deny(document, allowed.asker_id))
@@ -134,7 +138,7 @@ async def test_a_stranger_can_neither_forge_a_line_nor_pass_as_a_friend_in_the_n
     stranger: Pair, events_of: EventsOf
 ) -> None:
     events = events_of(stranger.host)
-    stranger.host._news._told_at.clear()
+    stranger.host._rooms.news._told_at.clear()
     stranger.asker_link.close("bye.\n12:00:01 anna asked and was refused.")
     await until(lambda: [event for event in events if event.kind == "peer_closed"])
     assert all(event.text.isprintable() for event in events)

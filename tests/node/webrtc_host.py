@@ -23,7 +23,7 @@ async def _run() -> None:
     print(json.dumps(node.identity.node_id), flush=True)
     while line := await asyncio.to_thread(sys.stdin.readline):
         offer = json.loads(line)
-        tasks.add(asyncio.create_task(node._links.take_offer(offer["sender"], offer["payload"], reply)))
+        tasks.add(asyncio.create_task(node._rooms.links.take_offer(offer["sender"], offer["payload"], reply)))
     await node.stop()
 
 

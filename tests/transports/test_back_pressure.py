@@ -12,6 +12,7 @@ import pytest
 
 from dpc_jupyter.errors import LocalProtocolError
 from dpc_jupyter.identity import Identity
+from dpc_jupyter.node.links import liveness
 from dpc_jupyter.node.links import peer as peer_module
 from dpc_jupyter.node.links.peer import Peer
 from dpc_jupyter.protocol.connection import State
@@ -188,9 +189,9 @@ async def test_a_slow_but_honest_reader_is_not_cut_off(linked: tuple[Stub, Stub,
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert (peer_module.PING_EVERY_S, peer_module.SILENCE_S) == (5.0, 30.0)
-    monkeypatch.setattr(peer_module, "PING_EVERY_S", 0.1)
-    monkeypatch.setattr(peer_module, "SILENCE_S", 0.8)
+    assert (liveness.PING_EVERY_S, liveness.SILENCE_S) == (5.0, 30.0)
+    monkeypatch.setattr(liveness, "PING_EVERY_S", 0.1)
+    monkeypatch.setattr(liveness, "SILENCE_S", 0.8)
 
 
 async def test_a_silent_peer_is_dropped_and_named_so(quick: None, linked: tuple[Stub, Stub, Peer, Peer]) -> None:

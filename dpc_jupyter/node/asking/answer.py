@@ -303,6 +303,11 @@ class AnswerStream:
         return self.answer
 
     @property
+    def model(self) -> str:
+        """The model that answers, as far as it is known."""
+        return self._outcome.model or self.request.model or self.expected[0]
+
+    @property
     def answer(self) -> Answer:
         """What has come so far, or all of it."""
         outcome, usage = self._outcome, self._outcome.usage
@@ -320,7 +325,7 @@ class AnswerStream:
             host=self.host,
             host_name=self.host_name,
             request_id=self.request.request_id,
-            model=outcome.model or self.request.model or self.expected[0],
+            model=self.model,
             provider=outcome.provider or self.request.provider or self.expected[1],
             usage=usage,
             timings=AnswerTimings(

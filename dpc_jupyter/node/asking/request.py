@@ -20,6 +20,16 @@ class Clocks:
     first_token_s: float = 60.0
     idle_s: float = 60.0
 
+    @classmethod
+    def of(cls, timeout_s: float | None, queue_timeout_s: float | None) -> Clocks:
+        """Return the clocks of a request, with the defaults where None is given."""
+        default = cls()
+        return cls(
+            default.queue_s if queue_timeout_s is None else queue_timeout_s,
+            default.first_token_s if timeout_s is None else timeout_s,
+            default.idle_s if timeout_s is None else timeout_s,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class InferenceRequest:

@@ -147,6 +147,7 @@ class Requester:
             )
             return
         held.next_index += 1
+        peer.brought = True
         stream.take_delta(chunk.text, chunk.thinking)
 
     def take_response(self, peer: Peer, response: RemoteInferenceResponse) -> None:
@@ -155,6 +156,7 @@ class Requester:
         if held is None:
             return
         stream = held.stream
+        peer.brought = True
         if held.asks_anew and response.code == AnswerGone.code:
             held.asks_anew = stream.collected = False
             peer.send(_wire_request(stream.request, peer.extended))

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from dpc_jupyter.errors import LocalProtocolError, RemoteProtocolError
+from dpc_jupyter.node.links import liveness
 from dpc_jupyter.node.links.address import PeerUri
+from dpc_jupyter.node.links.liveness import Liveness, Verdict
 from dpc_jupyter.protocol.connection import Authenticated, BadRequest, Connection, Event
 from dpc_jupyter.protocol.messages import (
     SHUTTING_DOWN,
@@ -30,11 +32,6 @@ from dpc_jupyter.protocol.messages import (
 from dpc_jupyter.sanitize import label
 from dpc_jupyter.transports.base import ByteStream
 
-PING_EVERY_S = 5.0
-# A notebook's kernel may hold the interpreter lock in one long computation; a dead TCP peer is known far sooner.
-SILENCE_S = 30.0
-# Beats without a word, not even to a PING: it is dialled anew, if a request is open, beside the old link.
-_SILENT_BEATS = 2
 # What outboxes put into one turn of the loop, about: an asker that comes back for many long answers gets them in turns.
 _TURN_BYTES = 256 * 1024
 # Answers wait in their outboxes, not here: what piles up beyond this is replies that the peer asks for and never reads.
@@ -111,6 +108,8 @@ class Peer:
         Both sides can go on with a request over another link.
     invites : bool
         It takes invitations.
+    brought : bool
+        The peer sent a part of an answer, a request, or a part of a relayed stream over this link.
     lost : bool
         The link broke: neither side ended it in order, and its peer may come back.
     shut_down : bool
@@ -125,14 +124,14 @@ class Peer:
         self._outboxes: dict[Outbox, None] = {}
         self._flush_due = False
         self._has_room = True
-        self._silent_beats = 0
+        self._liveness = Liveness()
         self._inbox: list[bytes] = []
         self._events: Iterator[Event] | None = None
         self._paused = False
         self._stream_ended: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._wait_s = 0.0
-        self.stranger = self.asked = self.resumes = self.invites = self.lost = self.shut_down = False
+        self.stranger = self.asked = self.resumes = self.invites = self.brought = self.lost = self.shut_down = False
         self.closed = False
         self.outgoing = self.dialled = outgoing
         self.opened_at = 0.0
@@ -209,7 +208,7 @@ class Peer:
     @property
     def silent(self) -> bool:
         """Whether it has said nothing for some time, and not answered a PING."""
-        return self._silent_beats >= _SILENT_BEATS
+        return self._liveness.silent
 
     def admit(self) -> None:
         """Server: let the authenticated peer in."""
@@ -240,7 +239,7 @@ class Peer:
 
     def data_received(self, data: bytes) -> None:
         """From the stream."""
-        self._silent_beats = 0
+        self._liveness.heard()
         if not (self.closed or self.asked):
             self.spend(len(data) / FRAME_BYTES)
         if self.closed:
@@ -368,18 +367,15 @@ class Peer:
             self._keep_alive()
 
     def _keep_alive(self) -> None:
-        # Beats are counted, not seconds: when this process itself stalls, only one beat is late, and what the peer
-        # sent meanwhile is read before the next.
-        if not self._paused:  # we do not listen: that is no silence
-            self._silent_beats += 1
-        if self._silent_beats > SILENCE_S / PING_EVERY_S:
+        verdict = self._liveness.beat(listening=not self._paused)
+        if verdict is Verdict.DEAD:
             self.lost = True
-            self.abort(f"it was silent for {SILENCE_S:g} s")
+            self.abort(f"it was silent for {liveness.SILENCE_S:g} s")
             return
         self._pinged_at = time.monotonic()
         self.send(Ping(self._pinged_at))
-        self._timer = self._loop.call_later(PING_EVERY_S, self._keep_alive)
-        if self._silent_beats == _SILENT_BEATS:
+        self._timer = self._loop.call_later(liveness.PING_EVERY_S, self._keep_alive)
+        if verdict is Verdict.SILENT:
             self._owner.peer_silent(self)
 
     def _schedule(self) -> None:

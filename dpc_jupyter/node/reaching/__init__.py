@@ -13,6 +13,7 @@ from dpc_jupyter.node.reaching.network import HUB_VARIABLE, Network, set_hub, se
 from dpc_jupyter.node.reaching.presence import Presence, log_in
 from dpc_jupyter.node.reaching.reach import Reach
 from dpc_jupyter.node.reaching.relays import RELAY_MESSAGES, Relays
+from dpc_jupyter.node.reaching.ways import Ways
 
 __all__ = [
     "HUB_VARIABLE",
@@ -23,6 +24,7 @@ __all__ = [
     "Presence",
     "Reach",
     "Relays",
+    "Ways",
     "log_in",
     "set_hub",
     "set_lan",

@@ -1,70 +1,72 @@
-"""The ways to a peer: the ladder of them, back to a host that was lost, and to a better way than the present one."""
+"""Reach peers: do for each of them what its machine (`wanted`) decides."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
-from functools import partial
-from weakref import WeakValueDictionary, ref
+from typing import Protocol
 
-from tenacity import (
-    AsyncRetrying,
-    RetryCallState,
-    retry_if_exception,
-    retry_if_exception_type,
-    stop_after_delay,
-    wait_random_exponential,
-)
-
-from dpc_jupyter.errors import (
-    AnotherNode,
-    ConnectError,
-    DpcError,
-    HandshakeError,
-    NobodyListens,
-    NotAnnounced,
-    PeerNotConnected,
-)
-from dpc_jupyter.node.asking import Requester
+from dpc_jupyter.errors import AnotherNode, ConnectError, DpcError, NobodyListens, PeerNotConnected
 from dpc_jupyter.node.links import Links, Peer, PeerUri
 from dpc_jupyter.node.reaching.directory import Change, Directory
 from dpc_jupyter.node.reaching.ladder import Attempt, Way, climb
-from dpc_jupyter.node.reaching.presence import Presence
-from dpc_jupyter.node.reaching.relays import Relays
-from dpc_jupyter.node.tasks import Tasks
+from dpc_jupyter.node.reaching.wanted import (
+    DIALS,
+    LINKED,
+    PAUSES,
+    Action,
+    Closed,
+    Connect,
+    Dial,
+    Disconnect,
+    Event,
+    Fail,
+    Failed,
+    Failure,
+    Keep,
+    Lost,
+    Now,
+    Opened,
+    Pause,
+    Silent,
+    State,
+    Tell,
+    TellWaiting,
+    Timer,
+    Wanted,
+    step,
+)
+from dpc_jupyter.node.reaching.ways import Ways
 from dpc_jupyter.protocol.invitation import Invitation
-from dpc_jupyter.protocol.messages import RESUME_WITHIN_S
-from dpc_jupyter.sanitize import label
+from dpc_jupyter.sanitize import is_word, label
 
-# A host keeps no longer what it says to an asker that is away.
-COME_BACK_S = RESUME_WITHIN_S
-# A link that ends sooner counts as brief: after so many of them in a row the next is made later and later.
-_STEADY_S = 30.0
-_BRIEF_FREE = 4
-_BRIEF_WAIT_S = 30.0
-# A network that is back is found within seconds; a host that is gone is not dialled ten times a second.
-_REDIAL_FIRST_S, _REDIAL_LAST_S, _REDIAL_TIMEOUT_S = 0.1, 0.5, 3.0
-# A look around in the local network takes longer than a dial, which is what finds most hosts again.
-_LOOK_FIRST_S, _LOOK_EVERY_S = 3.0, 10.0
-# Of a link that nobody waits for: its node is restarted within seconds, or off for the night.
-RELINK_FIRST_S, RELINK_LAST_S = 1.0, 120.0
-# A laptop comes home, or a port is opened: nobody waits for it, and most better ways are there at once or never.
-BETTER_FIRST_S, BETTER_LAST_S = 5.0, 600.0
+# Of a dial that no user waits for: the next one may find what has changed since.
+REDIAL_TIMEOUT_S = 3.0
 
 _log = logging.getLogger(__name__)
 
 
-def _may_be_back(error: BaseException) -> bool:
-    """Silence may be a network that is down; where the machine says that no node is there, its memory is gone."""
-    return isinstance(error, ConnectError) and not isinstance(error, NobodyListens)
+class Waiting(Protocol):
+    """The requests of this node, as far as reaching needs to know them."""
 
+    def waiting_for(self, node_id: str, /) -> bool:
+        """Return whether a request waits for its host to come back."""
 
-def _may_be_back_over_peer(error: BaseException) -> bool:
-    """Of a link that a peer carried: while that one is away, too, there is no way, or none but an old address."""
-    return isinstance(error, ConnectError | PeerNotConnected)
+    def asks(self, peer: Peer, /) -> bool:
+        """Return whether a request is open over this link that could go on over another."""
+
+    def resume(self, peer: Peer, /) -> None:
+        """Go on over this link with what waits for its node."""
+
+    def tell_waiting(self, node_id: str, note: str, /) -> None:
+        """Show a note to those who wait."""
+
+    def give_up(self, node_id: str, host_name: str, reason: str, /) -> None:
+        """Fail what waits."""
 
 
 class Reach:
@@ -72,6 +74,8 @@ class Reach:
 
     Parameters
     ----------
+    waiting : Waiting
+        The requests that may wait for a peer.
     remembered : callable
         Called with a change of what is known of a peer, to be written.
     tell : callable
@@ -81,156 +85,86 @@ class Reach:
     def __init__(
         self,
         links: Links,
-        relays: Relays,
+        ways: Ways,
         directory: Directory,
-        requester: Requester,
-        presence: Presence,
+        waiting: Waiting,
         remembered: Callable[[Change], None],
         tell: Callable[[str, str, str], None],
     ) -> None:
         self._links = links
-        self._relays = relays
+        self._ways = ways
         self._directory = directory
-        self._requester = requester
-        self._presence = presence
+        self._waiting = waiting
         self._remembered = remembered
         self._tell = tell
-        self._coming_back: dict[str, asyncio.Task[None]] = {}
-        self._brief: dict[str, int] = {}
-        self._kept: dict[str, asyncio.Task[None]] = {}
-        self._stopping = False
-        self._reaching: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._wanted: dict[str, Wanted] = {}
+        self._dials: dict[str, asyncio.Task[Peer]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._users_ways: dict[str, Sequence[Way]] = {}
         self._attempts: dict[str, tuple[Attempt, ...]] = {}
-        self._tasks = Tasks()
-
-    async def connect(
-        self, where: str, name: str | None, timeout_s: float, *, noted: bool = True, nearby: bool = True
-    ) -> Peer:
-        """As `CoreService.connect`; a failure is `noted` as the reason why the peer is not linked."""
-        if ":" in where:  # of any scheme: what is wrong with it is said
-            uri = PeerUri.parse(where)
-            return self._open(await self._reach(uri.node_id, [self._direct(uri, timeout_s)], name))
-        node_id = self._directory.find(where, self._links.peers)
-        ways = self._ways_to(node_id, timeout_s, nearby=nearby)
-        if not ways:
-            raise PeerNotConnected(f"No way to {label(where)} is known: use its dpc:// address once.")
-        return self._open(await self._reach(node_id, ways, name, noted=noted))
-
-    def _open(self, peer: Peer) -> Peer:
-        """The link, or what took its place; it may have ended while the other ways were being given up."""
-        links = [peer, *(each for each in self._links.peers if each.node_id == peer.node_id and each.dialled)]
-        if (found := next((each for each in links if not each.closed), None)) is None:
-            name = self._directory.name_of(peer.node_id)
-            raise ConnectError(f"The link to {name} ended as soon as it was made.")
-        return found
-
-    async def connect_by(self, invitation: Invitation, name: str | None, timeout_s: float) -> Peer:
-        """Link to the host of an invitation: by the addresses that it names, and as to every other."""
-        uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
-        named = [self._direct(uri, timeout_s) for uri in uris]
-        ways = {way.name: way for way in (*named, *self._ways_to(invitation.node_id, timeout_s))}
-        return await self._reach(invitation.node_id, list(ways.values()), name)
+        self._forgotten = Counter[str]()
+        self._stopping = False
 
     def attempts(self, node_id: str) -> tuple[Attempt, ...]:
         """As `CoreService.attempts`."""
         return self._attempts.get(node_id, ())
 
-    async def _reach(self, node_id: str, ways: Sequence[Way], name: str | None, *, noted: bool = True) -> Peer:
-        # Two that connect at once share one link: a second one would replace the first.
-        async with self._lock(node_id):
-            peer = next((peer for peer in self._links.peers if peer.node_id == node_id and peer.dialled), None)
-            if peer is None:
-                try:
-                    peer, self._attempts[node_id] = await climb(ways)
-                except DpcError as error:
-                    if noted:
-                        self._directory.note_lost(node_id, str(error))
-                    raise
-        self._remember(peer, name)
-        return peer
+    # What users want.
 
-    def _remember(self, peer: Peer, name: str | None = None) -> None:
-        # The disk is not waited for: a peer is of use before its address is safe.
-        way = next((attempt.way for attempt in self.attempts(peer.node_id) if attempt.won), "")
-        if (change := self._directory.remember(peer.node_id, peer.uri, peer.name, name, way)) is not None:
-            self._remembered(change)
+    async def connect(self, where: str, name: str | None, timeout_s: float) -> Peer:
+        """As `CoreService.connect`; returns the link."""
+        if ":" in where:  # any scheme: `parse` says what is wrong with it
+            uri = PeerUri.parse(where)
+            return await self._connect(uri.node_id, [self._ways.direct(uri, timeout_s)], name)
+        node_id = self._directory.find(where, self._links.peers)
+        ways = self._ways.to(node_id, timeout_s)
+        if not ways:
+            raise PeerNotConnected(_no_way(label(where)))
+        return await self._connect(node_id, ways, name)
 
-    def _lock(self, node_id: str) -> asyncio.Lock:
-        return self._reaching.setdefault(node_id, asyncio.Lock())
+    async def connect_by(self, invitation: Invitation, name: str | None, timeout_s: float) -> Peer:
+        """Link to the host of an invitation, by the addresses that it names and by every other way."""
+        uris = [PeerUri.parse(f"dpc://{each}?node_id={invitation.node_id}") for each in invitation.addresses]
+        named = [self._ways.direct(uri, timeout_s) for uri in uris]
+        ways = {way.name: way for way in (*named, *self._ways.to(invitation.node_id, timeout_s))}
+        return await self._connect(invitation.node_id, list(ways.values()), name)
 
-    # The ways, best first.
+    async def link_to(self, who: str, timeout_s: float) -> Peer:
+        """As `CoreService.link_to`; returns the link."""
+        if ":" not in who:
+            peer = self._links.of(self._directory.find(who, self._links.peers))
+            if peer is not None:
+                return peer
+        return await self.connect(who, None, timeout_s)
 
-    def _ways_to(self, node_id: str, timeout_s: float, *, nearby: bool = True) -> list[Way]:
-        ways = [self._direct(uri, timeout_s) for uri in self._directory.uris_of(node_id)]
-        if nearby and self._presence.looks_around:
-            ways.append(Way("TLS in the local network", partial(self._dial_nearby, node_id, timeout_s)))
-        return [*ways, *self._over_hub(node_id, timeout_s), *self._over_peers(node_id, timeout_s)]
+    def linked(self, who: str) -> Peer:
+        """Return the open link to a peer, by its name or node id.
 
-    def _direct(self, uri: PeerUri, timeout_s: float) -> Way:
-        return Way(f"TLS at {uri.host}:{uri.port}", partial(self._links.connect, uri, timeout_s))
+        Raises
+        ------
+        PeerNotConnected
+            There is none, or nobody of that name is known.
+        """
+        node_id = self._directory.find(who, self._links.peers)
+        if (peer := self._links.of(node_id)) is not None:
+            return peer
+        name = self._directory.name_of(node_id)
+        word = name if is_word(name) else node_id
+        raise PeerNotConnected(f"Peer {name} is not connected. Try %dpc_connect {word}, or pick another host.")
 
-    async def _dial_nearby(self, node_id: str, timeout_s: float) -> Peer:
-        from dpc_jupyter.transports.lan import find  # zeroconf: only who looks for somebody pays for it
-
-        found = await find(node_id)
-        if not found:
-            raise NotAnnounced("It is not in the local network: use its dpc:// address once.")
-        try:
-            peer, _ = await climb([self._direct(PeerUri(host, port, node_id), timeout_s) for host, port in found])
-        except (NobodyListens, HandshakeError) as error:  # anybody announces: that says nothing of other ways
-            raise NotAnnounced(str(error)) from error
-        # And whoever announces may pass everything on: in this network, not for ever between two that know each other.
-        peer.uri = None
-        return peer
-
-    def _over_hub(self, node_id: str, timeout_s: float) -> list[Way]:
-        hub = self._presence.hub
-        return [] if hub is None else [Way("WebRTC", partial(hub.dial, node_id, timeout_s), 1)]
-
-    def _over_peers(self, node_id: str, timeout_s: float) -> list[Way]:
-        return [
-            Way(
-                f"over {self._directory.name_of(via)}",
-                partial(self._dial_over, via, node_id, timeout_s),
-                2 + len(via.hops),
-            )
-            for via in self._links.peers
-            if any(each.node_id == node_id for each in via.relays)
-        ]
-
-    async def _dial_over(self, via: Peer, node_id: str, timeout_s: float) -> Peer:
-        sock = await self._relays.dial(via, node_id, timeout_s)
-        return await self._links.dial_over(sock, node_id, via, timeout_s)
-
-    # What becomes of a link.
-
-    def peer_opened(self, peer: Peer) -> None:
-        """From the node: somebody is linked, and perhaps not by the best way."""
-        if peer.outgoing and peer.rank and peer.resumes:
-            self._tasks.spawn(self._find_better(ref(peer)))
-
-    def peer_silent(self, peer: Peer) -> None:
-        """From the node: before it counts as gone, a request that is open tries another link."""
-        if self._requester.asks(peer):
-            self._tasks.spawn(self._go_around(peer))
-
-    def peer_closed(self, peer: Peer, name: str, reason: str) -> None:
-        """From the node: requests that can go on over another link wait for it; whom we dialled is dialled again."""
-        if self._stopping or peer.node_id in self._coming_back:
-            return
-        if peer.dialled:
-            brief = time.monotonic() - peer.opened_at < _STEADY_S
-            self._brief[peer.node_id] = self._brief.get(peer.node_id, 0) + 1 if brief else 0
-        wanted = peer.dialled and (peer.lost or peer.shut_down)
-        if self._requester.waiting_for(peer.node_id):
-            may_be_back = _may_be_back_over_peer if peer.hops else _may_be_back
-            coming_back = self._come_back(peer.node_id, name, reason, may_be_back, wanted)
-            self._coming_back[peer.node_id] = self._tasks.spawn(coming_back)
-        elif wanted:
-            self._keep(peer.node_id)
+    def disconnect(self, who: str) -> None:
+        """As `CoreService.disconnect`."""
+        node_id = self._directory.find(who, self._links.peers)
+        dialled = self._forget(node_id)
+        links = [peer for peer in self._links.peers if peer.node_id == node_id]
+        if not links and not dialled:
+            raise PeerNotConnected(f"Peer {label(who)} is not connected.")
+        for peer in links:
+            peer.close("disconnected by its user")
+        self._directory.note_lost(node_id, "")  # it is no failure: there is no reason to show
 
     def keep(self, where: str) -> None:
-        """Link to a peer by its address or name, and again whenever the link breaks, until `forget`.
+        """Link to a peer by its address or name, and again whenever the link breaks, until `disconnect`.
 
         Raises
         ------
@@ -240,114 +174,193 @@ class Reach:
         if ":" in where:
             uri = PeerUri.parse(where)
             self._directory.remember(uri.node_id, uri, "", None)
-            self._keep(uri.node_id)
+            node_id = uri.node_id
         else:
-            self._keep(self._directory.find(where, self._links.peers))
+            node_id = self._directory.find(where, self._links.peers)
+        self._step(node_id, Keep())
 
-    def forget(self, node_id: str) -> bool:
-        """Its user does not want the link any more: what waits for it fails. Returns whether it was looked for."""
-        tasks = (self._kept.pop(node_id, None), self._coming_back.pop(node_id, None))
-        ended = [task.cancel() for task in tasks if task is not None]
-        self._requester.give_up(node_id, self._directory.name_of(node_id), "disconnected by its user")
-        return any(ended)
+    def _forget(self, node_id: str) -> bool:
+        """End what is done to reach a peer, and fail what waits for it. Return whether anything was."""
+        wanted = self._wanted.get(node_id, Wanted())
+        self._forgotten[node_id] += 1
+        self._step(node_id, Disconnect())
+        return wanted.state not in LINKED | {State.UNWANTED}
 
-    def _keep(self, node_id: str) -> None:
-        keeping = self._kept.get(node_id)
-        if not self._stopping and (keeping is None or keeping.done()):
-            self._kept[node_id] = self._tasks.spawn(self._link_again(node_id))
+    async def _connect(self, node_id: str, ways: Sequence[Way], name: str | None) -> Peer:
+        # Two that connect at once share one dial: a second link would replace the first.
+        forgotten = self._forgotten[node_id]
+        while (peer := self._link_to(node_id)) is None:
+            others = self._dials.get(node_id)
+            if others is None:
+                self._users_ways[node_id] = ways
+                self._step(node_id, Connect())
+            dial = others or self._dials.get(node_id)
+            if dial is None:
+                raise ConnectError("The node is shutting down.")
+            try:
+                await asyncio.wait([dial])
+            except asyncio.CancelledError:
+                if others is None:
+                    dial.cancel()
+                raise
+            if self._forgotten[node_id] != forgotten or (dial.cancelled() and others is None):
+                raise ConnectError(f"{self._directory.name_of(node_id)} was disconnected meanwhile.")
+            if others is None and self._link_to(node_id) is None:
+                raise ConnectError(_ended_at_once(self._directory.name_of(dial.result())))
+        self._remember(peer, name)
+        return peer
 
-    async def _link_again(self, node_id: str) -> None:
+    def _link_to(self, node_id: str) -> Peer | None:
+        return next((peer for peer in self._links.peers if peer.node_id == node_id and peer.dialled), None)
+
+    def _open(self, peer: Peer) -> Peer | None:
+        """Return the link, or what took its place; it may have ended while other dials were being stopped."""
+        return self._link_to(peer.node_id) if peer.closed else peer
+
+    def _remember(self, peer: Peer, name: str | None = None) -> None:
+        # The disk is not waited for: a peer is of use before its address is safe.
+        way = next((attempt.way for attempt in self.attempts(peer.node_id) if attempt.won), "")
+        if (change := self._directory.remember(peer.node_id, peer.uri, peer.name, name, way)) is not None:
+            self._remembered(change)
+
+    # What becomes of a link.
+
+    def peer_silent(self, peer: Peer) -> None:
+        """Dial another link beside a silent one, before it counts as lost, if a request is open on it."""
+        if self._is_silent(peer):
+            self._step(peer.node_id, Silent())
+
+    def peer_closed(self, peer: Peer, reason: str) -> None:
+        """Take note of a link that has ended: what waits may go on by another one, or a new one is dialled."""
+        for other in self._links.peers:
+            if other.node_id == peer.node_id:
+                self._waiting.resume(other)
+        if self._link_to(peer.node_id) is not None:
+            return
+        if peer.dialled or self._waiting.waiting_for(peer.node_id):
+            if peer.lost or peer.shut_down:
+                lasted_s = time.monotonic() - peer.opened_at
+                lost = Lost(reason, peer.dialled, bool(peer.hops), peer.brought, lasted_s)
+                self._step(peer.node_id, lost)
+            else:
+                self._step(peer.node_id, Closed())
+
+    def _is_silent(self, peer: Peer) -> bool:
+        return peer.silent and not peer.closed and self._waiting.asks(peer)
+
+    # The machine of each peer.
+
+    def _step(self, node_id: str, event: Event) -> None:
+        if self._stopping:
+            return
+        before = self._wanted.get(node_id, Wanted())
+        silent = any(self._is_silent(peer) for peer in self._links.peers if peer.node_id == node_id)
+        waits = self._waiting.waiting_for(node_id)
+        chance = random.random()  # noqa: S311  spreads dials in time, and guards nothing
+        wanted, actions = step(before, event, Now(time.monotonic(), chance, waits, silent))
+        self._wanted[node_id] = wanted
+        if wanted == Wanted():
+            del self._wanted[node_id]
+        if wanted.state not in PAUSES or any(isinstance(action, Pause) for action in actions):
+            self._stop_timer(node_id)
+        if wanted.state not in DIALS and (dial := self._dials.pop(node_id, None)) is not None:
+            dial.cancel()
+        for action in actions:
+            self._do(node_id, action)
+
+    def _do(self, node_id: str, action: Action) -> None:
         name = self._directory.name_of(node_id)
+        match action:
+            case Dial():
+                self._dial(node_id, action)
+            case Pause():
+                loop = asyncio.get_running_loop()
+                self._timers[node_id] = loop.call_later(action.seconds, self._step, node_id, Timer())
+            case Fail():
+                self._waiting.give_up(node_id, name, action.reason)
+            case TellWaiting():
+                self._waiting.tell_waiting(node_id, f"{name} is unreachable, trying again: {action.sentence}")
+            case Tell(final=True):
+                self._tell("peer_away", node_id, f"{name} is not dialled again: {action.sentence}")
+            case Tell():
+                self._tell("peer_away", node_id, f"{name} is unreachable, trying again: {action.sentence}")
 
-        def failed(state: RetryCallState) -> None:
-            if state.attempt_number == 1 and state.outcome is not None:
-                self._tell("peer_away", node_id, f"{name} is not reached, and looked for: {state.outcome.exception()}")
+    def _dial(self, node_id: str, action: Dial) -> None:
+        before = self._dials.pop(node_id, None)
+        if before is not None:
+            before.cancel()
+        dial = asyncio.get_running_loop().create_task(self._climb(node_id, action, before))
+        self._dials[node_id] = dial
+        dial.add_done_callback(lambda dial: self._dialled(node_id, action, dial))
 
-        await asyncio.sleep(self._pause_s(node_id))
-        try:
-            async for attempt in AsyncRetrying(
-                wait=wait_random_exponential(RELINK_FIRST_S, RELINK_LAST_S, min=RELINK_FIRST_S),
-                retry=retry_if_exception_type((ConnectError, PeerNotConnected, AnotherNode)),
-                before_sleep=failed,
-            ):
-                with attempt:  # why the link ended tells more than that nobody is there since
-                    await self.connect(node_id, None, _REDIAL_TIMEOUT_S, noted=False)
-        except DpcError as error:  # it turned us away: that is its last word
-            self._tell("peer_away", node_id, f"{name} is not linked to again: {error}")
+    async def _climb(self, node_id: str, action: Dial, before: asyncio.Task[Peer] | None) -> Peer:
+        if before is not None:
+            await asyncio.wait([before])
+        ways = self._ways_for(node_id, action)
+        if not ways:
+            raise PeerNotConnected(
+                f"No way to {self._directory.name_of(node_id)} is known: use its dpc:// address once."
+            )
+        peer, self._attempts[node_id] = await climb(ways)
+        return peer
 
-    def _pause_s(self, node_id: str) -> float:
-        """Before a peer is dialled whose links break as soon as they are made: it must not make us spin."""
-        often = self._brief.get(node_id, 0) - _BRIEF_FREE
-        return min(0.1 * 2.0 ** min(often, 10), _BRIEF_WAIT_S) if often > 0 else 0.0
+    def _ways_for(self, node_id: str, action: Dial) -> Sequence[Way]:
+        if action.why is State.ASKED:
+            return self._users_ways.pop(node_id)
+        ways = self._ways.to(node_id, REDIAL_TIMEOUT_S, nearby=action.nearby)
+        if action.why is State.IMPROVING and (link := self._link_to(node_id)) is not None:
+            return [way for way in ways if way.rank < link.rank]
+        return ways
 
-    async def _find_better(self, link: ref[Peer]) -> None:
-        """Move a link to a better way, some time after there is one; what is open goes on over it."""
-        await asyncio.sleep(BETTER_FIRST_S)
-        wait = wait_random_exponential(BETTER_FIRST_S, BETTER_LAST_S, min=BETTER_FIRST_S)
-        async for attempt in AsyncRetrying(wait=wait, retry=retry_if_exception_type(DpcError)):
-            with attempt:
-                await self._improve(link())
-
-    async def _improve(self, peer: Peer | None) -> None:
-        if peer is not None and not peer.closed:
-            ways = self._ways_to(peer.node_id, _REDIAL_TIMEOUT_S)
-            await self._move(peer, [way for way in ways if way.rank < peer.rank])
-
-    async def _go_around(self, silent: Peer) -> None:
-        while silent.silent and not silent.closed and self._requester.asks(silent):
-            with suppress(DpcError):
-                await self._move(silent, self._ways_to(silent.node_id, _REDIAL_TIMEOUT_S))
-                return
-            await asyncio.sleep(_REDIAL_LAST_S)
-
-    async def _move(self, peer: Peer, ways: Sequence[Way]) -> None:
-        """Link to the same process anew: the links then put the one into the other's place."""
-        async with self._lock(peer.node_id):
-            newer, tried = await climb(ways)
-        if newer.session == peer.session:
-            self._attempts[peer.node_id] = tried
-            self._remember(newer)
-
-    async def _come_back(
-        self, node_id: str, name: str, reason: str, may_be_back: Callable[[BaseException], bool], wanted: bool
-    ) -> None:
-        """Get the link to a host back that requests wait for, or fail them once."""
-        look_at = time.monotonic() + _LOOK_FIRST_S
-        try:
-            await asyncio.sleep(self._pause_s(node_id))
-            async for attempt in AsyncRetrying(
-                wait=wait_random_exponential(_REDIAL_FIRST_S, _REDIAL_LAST_S),
-                stop=stop_after_delay(COME_BACK_S),
-                retry=retry_if_exception(may_be_back),
-                reraise=True,
-            ):
-                with attempt:
-                    for back in self._links.peers:
-                        if back.node_id == node_id:
-                            self._requester.resume(back)
-                    if nearby := time.monotonic() > look_at:
-                        look_at = time.monotonic() + _LOOK_EVERY_S
-                    if self._requester.waiting_for(node_id):
-                        await self._try_to_come_back(node_id, name, nearby)
-        except Exception as error:  # whatever it was: nobody waits for what is looked for no more
+    def _dialled(self, node_id: str, action: Dial, dial: asyncio.Task[Peer]) -> None:
+        error = None if dial.cancelled() else dial.exception()
+        if self._dials.get(node_id) is not dial:
+            return  # the machine has ended it
+        del self._dials[node_id]
+        if dial.cancelled():
+            self._step(node_id, Failed(Failure.SILENCE, "The dial was stopped."))
+        elif error is not None:
             if not isinstance(error, DpcError):
-                _log.exception("looking for %s failed", node_id)
-            cause = "its node has ended" if isinstance(error, NobodyListens) else reason
-            self._requester.give_up(node_id, name, cause)
-        finally:
-            # Also where all of them were stopped meanwhile, but not where its user has disconnected it.
-            if self._coming_back.pop(node_id, None) is not None and wanted:
-                self._keep(node_id)
+                _log.error("dialling %s failed", node_id, exc_info=error)
+            elif action.why in (State.ASKED, State.RESUMING):  # else the reason of the loss tells more
+                self._directory.note_lost(node_id, str(error))
+            self._step(node_id, Failed(_failure(error), str(error)))
+        elif (peer := self._open(dial.result())) is None:
+            self._step(node_id, Failed(Failure.SILENCE, _ended_at_once(self._directory.name_of(node_id))))
+        else:
+            self._remember(peer)
+            self._waiting.resume(peer)  # it may be a link of theirs that ours gave way to
+            self._step(node_id, Opened(worse=peer.outgoing and peer.rank > 0 and peer.resumes))
 
-    async def _try_to_come_back(self, node_id: str, name: str, nearby: bool) -> None:
-        try:
-            peer = await self.connect(node_id, None, _REDIAL_TIMEOUT_S, nearby=nearby)
-            self._requester.resume(peer)  # it may be a link of theirs that ours gave way to
-        except (ConnectError, PeerNotConnected) as error:
-            self._requester.tell_waiting(node_id, f"{name} is away, trying again: {error}")
-            raise
+    def _stop_timer(self, node_id: str) -> None:
+        if (timer := self._timers.pop(node_id, None)) is not None:
+            timer.cancel()
 
     async def stop(self) -> None:
-        """Look for nobody any more."""
+        """End every dial, and begin none."""
         self._stopping = True
-        await self._tasks.stop()
+        for node_id in list(self._timers):
+            self._stop_timer(node_id)
+        dials = list(self._dials.values())
+        for dial in dials:
+            dial.cancel()
+        await asyncio.gather(*dials, return_exceptions=True)
+        self._wanted.clear()
+
+
+def _failure(error: BaseException) -> Failure:
+    if isinstance(error, NobodyListens):
+        return Failure.NOBODY
+    if isinstance(error, PeerNotConnected):
+        return Failure.NO_WAY
+    if isinstance(error, ConnectError):
+        return Failure.SILENCE
+    return Failure.ANOTHER if isinstance(error, AnotherNode) else Failure.REFUSED
+
+
+def _ended_at_once(name: str) -> str:
+    return f"The link to {name} ended as soon as it was made."
+
+
+def _no_way(name: str) -> str:
+    return f"No way to {name} is known: use its dpc:// address once."

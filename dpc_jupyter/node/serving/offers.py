@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Iterable
 
 import msgspec
 from msgspec import UNSET
@@ -40,6 +41,12 @@ class Offers:
             async with asyncio.timeout(timeout_s):
                 await answered.wait()
         return peer.offers
+
+    def refresh(self, peers: Iterable[Peer]) -> None:
+        """Ask every peer that is a host for its models and its load."""
+        for peer in peers:
+            if peer.dialled or peer.offers:
+                peer.send(GetProviders())
 
     def take(self, peer: Peer, said: ProvidersResponse) -> bool:
         """A peer says what we may use; returns whether that is news."""

@@ -74,7 +74,7 @@ async def test_a_gap_in_the_chunks_fails_the_answer_and_frees_the_slot(allowed: 
     allowed.engine.hold()
     stream = await allowed.started()
     lost = RemoteInferenceChunk(stream.request.request_id, 5, "later")
-    allowed.asker._requester.take_chunk(allowed.asker_link, lost)
+    allowed.asker._rooms.requester.take_chunk(allowed.asker_link, lost)
     with pytest.raises(InferenceError, match="was lost on the way"):
         await stream.complete()
     assert stream.answer.text == PIECE

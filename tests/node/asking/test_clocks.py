@@ -8,7 +8,7 @@ import time
 import pytest
 
 from dpc_jupyter.errors import InferenceTimeout
-from dpc_jupyter.node.links import peer as peer_module
+from dpc_jupyter.node.links import liveness
 from dpc_jupyter.protocol.messages import RemoteInferenceChunk, RemoteInferenceStatus
 from node.conftest import MakePair, Pair
 from node.stub import PIECE, StubEngine
@@ -57,8 +57,8 @@ async def test_a_slow_model_is_not_cut_while_tokens_come(allowed: Pair) -> None:
 
 @pytest.fixture
 def fast_pings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peer_module, "PING_EVERY_S", 0.05)
-    monkeypatch.setattr(peer_module, "SILENCE_S", 0.3)
+    monkeypatch.setattr(liveness, "PING_EVERY_S", 0.05)
+    monkeypatch.setattr(liveness, "SILENCE_S", 0.3)
 
 
 async def test_a_quiet_link_stays_and_its_round_trip_is_known(fast_pings: None, allowed: Pair) -> None:
@@ -75,7 +75,7 @@ async def test_a_silent_peer_is_dropped_and_its_requests_wait_for_it(fast_pings:
     allowed.asker_link._stream._transport.pause_reading()  # type: ignore[attr-defined]
     allowed.asker_link._timer.cancel()  # type: ignore[union-attr]
     await until(lambda: not allowed.host.peers(), within_s=2)
-    assert [serving.lost_at is not None for serving in allowed.host._host.servings] == [True]  # it may come back
+    assert [serving.lost_at is not None for serving in allowed.host._rooms.host.servings] == [True]  # it may come back
 
 
 async def test_our_own_stall_is_not_taken_for_silence_of_the_peer(fast_pings: None, allowed: Pair) -> None:

@@ -26,7 +26,6 @@ from dpc_jupyter.errors import (
     PeerNotConnected,
 )
 from dpc_jupyter.home import Home
-from dpc_jupyter.node import core_service
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.joining import claims as joining
 from dpc_jupyter.node.joining import invitations as module
@@ -39,6 +38,7 @@ from dpc_jupyter.protocol.invitation import Invitation, proof
 from dpc_jupyter.protocol.messages import Ext, InviteClaim, InviteResult, Message
 from dpc_jupyter.wording import invited
 from node.conftest import EventsOf, MakeHome, MakeNode
+from node.inside import takes_of
 from node.processes import headless
 from node.stub import PIECE, StubEngine
 from node.waiting import PATIENCE_S, until
@@ -92,7 +92,7 @@ async def test_a_host_is_known_under_its_name_or_the_one_that_the_joiner_gives(
         joiner = await make_node(f"joiner-{name}")
         await joiner.join(str(host.invitations.make(f"for-{name}")), name=given)
         assert joiner.directory.find(name, []) == host.identity.node_id
-        await joiner._writes.finish()
+        await joiner._rooms.writes.finish()
         assert joiner.home.read_peers()[host.identity.node_id]["name"] == name
 
 
@@ -132,14 +132,14 @@ async def test_with_sharing_off_the_invitation_holds_and_the_joiner_is_told(
 async def test_who_joins_is_no_stranger_and_has_models_in_all_her_notebooks_before_any_file_is_looked_at(
     make_node: MakeNode, anna: CoreService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_service, "WATCH_EVERY_S", 600.0)
+    monkeypatch.setattr("dpc_jupyter.node.watch.WATCH_EVERY_S", 600.0)
     host = await make_node("slow-lab", StubEngine(), listen=True)
     host.access.set_sharing(True)
     other = await make_node("annas-other-notebook", home=anna.home)
     await other.connect(str(host.uri))
-    assert all(peer.stranger for peer in host._links.peers)
+    assert all(peer.stranger for peer in host._rooms.links.peers)
     await anna.join(str(host.invitations.make("anna")))
-    assert len(host.peers()) == 2 and not any(peer.stranger for peer in host._links.peers)
+    assert len(host.peers()) == 2 and not any(peer.stranger for peer in host._rooms.links.peers)
     await until(lambda: other.peers()[0].models)
 
 
@@ -188,7 +188,7 @@ async def test_whatever_is_wrong_the_refusal_is_the_same_and_the_owner_reads_why
     host.home.edit_invitations(lambda _: entries)
     events, reasons = events_of(host), []
     for line in (unknown, wrong, good[1], good[2], good[3], good[4]):
-        host._news._told_at.clear()
+        host._rooms.news._told_at.clear()
         assert await refused(eve, line) == joining.REFUSED
         reasons.append([event.text for event in events if event.kind == "join_refused"][-1].partition("refused: ")[2])
     assert reasons == [
@@ -250,7 +250,7 @@ async def claim_raw(link: Peer, invite_id: str, proof_: str) -> InviteResult:
 
 
 def link_to(node: CoreService, other: CoreService) -> Peer:
-    return next(peer for peer in node._links.peers if peer.node_id == other.identity.node_id)
+    return next(peer for peer in node._rooms.links.peers if peer.node_id == other.identity.node_id)
 
 
 def made_for(invitation: Invitation, joiner: CoreService, binding: bytes) -> str:
@@ -288,7 +288,7 @@ async def test_another_host_at_the_address_learns_nothing_and_the_next_address_i
 ) -> None:
     """Somebody in the middle has a certificate of his own: its key is not the host's, so not a byte is said to him."""
     evil, heard = await make_node("evil", listen=True), []
-    monkeypatch.setattr(evil._joining, "take_claim", lambda *said: heard.append(said))
+    monkeypatch.setitem(takes_of(evil), InviteClaim, lambda *said: heard.append(said))
     assert evil.uri is not None
     made = host.invitations.make("anna")
     middle = Invitation(made.node_id, made.invite_id, made.secret, (f"127.0.0.1:{evil.uri.port}",))
@@ -304,7 +304,7 @@ async def test_a_proof_for_one_host_is_none_for_another(
 ) -> None:
     """A host that is claimed at passes the claim on, in its own name, to one that has such an invitation, too."""
     evil, passed = await make_node("evil", listen=True), []
-    monkeypatch.setattr(evil._joining, "take_claim", lambda _, claim: passed.append(claim))
+    monkeypatch.setitem(takes_of(evil), InviteClaim, lambda _, claim: passed.append(claim))
     good = host.invitations.make("anna")
     assert evil.uri is not None
     trap = Invitation(evil.identity.node_id, good.invite_id, good.secret, (f"127.0.0.1:{evil.uri.port}",))
@@ -417,20 +417,20 @@ async def test_a_stranger_gets_few_guesses_and_ten_thousand_over_a_link_cost_the
     link = link_to(eve, host)
     for number in range(GUESSES):
         link.send(InviteClaim(invitation.invite_id, f"{number:064x}"))
-    await until(lambda: link.closed and not host.peers() and not host._joining._answering)
+    await until(lambda: link.closed and not host.peers() and not host._rooms.claims._answering)
     assert len(examined) == 1, "one at a time, and its link is cut long before the next"
     host.home.edit_access(lambda document: firewall.allow(document, eve.identity.node_id))
     host.access.reload()
     before = files_of(host.home)
     await eve.connect(str(host.uri))
     link, answered = link_to(eve, host), []
-    monkeypatch.setattr(eve._joining, "take_result", lambda _, result: answered.append(result))
+    monkeypatch.setitem(takes_of(eve), InviteResult, lambda _, result: answered.append(result))
     for number in range(GUESSES):
         link.send(InviteClaim(invitation.invite_id, f"{number:064x}"))
     await until(lambda: len(answered) == GUESSES)
     assert {(each.status, each.error) for each in answered} == {("refused", joining.REFUSED)}
     assert len(examined) < 1 + GUESSES / 100
-    assert files_of(host.home) == before and not host._joining._tasks
+    assert files_of(host.home) == before and not host._rooms.claims._tasks
     assert (await anna.join(str(invitation))).known_as == "anna"
 
 
@@ -483,7 +483,7 @@ async def test_a_link_that_is_lost_before_the_answer_costs_no_invitation(
 ) -> None:
     line = str(host.invitations.make("anna"))
     with monkeypatch.context() as patched:
-        patched.setattr(host._joining, "_joined", lambda peer, _: peer.abort("the cable"))
+        patched.setattr(host._rooms.claims, "_joined", lambda peer, _: peer.abort("the cable"))
         with pytest.raises(PeerLost, match="Use the same invitation again"):
             await anna.join(line)
     assert (await anna.join(line)).known_as == "anna"
@@ -493,7 +493,7 @@ async def test_a_host_that_knows_no_invitations_is_named_with_the_way_that_it_kn
     host: CoreService, anna: CoreService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = str(host.invitations.make("anna"))
-    monkeypatch.setattr(host._links, "_ext", Ext(1, host.session, stream=True, resume=True))
+    monkeypatch.setattr(host._rooms.links, "_ext", Ext(1, host.session, stream=True, resume=True))
     assert await refused(anna, line) == (
         "lab runs a dpc-jupyter that knows no invitations: its owner updates it, or lets in your node id: "
         f"{anna.identity.node_id}"

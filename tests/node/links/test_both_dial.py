@@ -34,7 +34,7 @@ async def both(make_node: MakeNode, engine: StubEngine) -> Two:
 
 
 def links_of(node: CoreService) -> list[bool]:
-    return [peer.outgoing for peer in node._links.peers]
+    return [peer.outgoing for peer in node._rooms.links.peers]
 
 
 async def test_one_link_stays_and_both_ask_over_it(both: Two) -> None:
@@ -51,9 +51,9 @@ async def test_one_link_stays_and_both_ask_over_it(both: Two) -> None:
         )
         assert [answer.text for answer in answers] == [PIECE * 4] * 6
         await until(lambda: (links_of(anna), links_of(bob)) == ([kept], [not kept]))
-        before = {*anna._links.peers, *bob._links.peers}
+        before = {*anna._rooms.links.peers, *bob._rooms.links.peers}
         await asyncio.sleep(0.02)
-        assert before == {*anna._links.peers, *bob._links.peers}, "it is stable"
+        assert before == {*anna._rooms.links.peers, *bob._rooms.links.peers}, "it is stable"
         await anna.disconnect(bob.identity.node_id)
         await until(lambda: not (anna.peers() or bob.peers()))
 
@@ -63,7 +63,7 @@ async def test_a_request_that_is_open_goes_on_over_the_link_that_stays(both: Two
     for first, second in ((anna, bob), (bob, anna)):
         engine.hold()
         await first.connect(str(second.uri))
-        await until(lambda: all(peer.offers for node in both for peer in node._links.peers))
+        await until(lambda: all(peer.offers for node in both for peer in node._rooms.links.peers))
         stream = anna.execute_ai_query("hello", bob.identity.node_id)
         await until(lambda: stream.answer.text)  # noqa: B023
         await second.connect(str(first.uri))
@@ -81,12 +81,12 @@ async def test_who_dialled_us_as_a_stranger_and_is_dialled_by_us_is_none_any_mor
     host.access.allow(asker.identity.node_id)
     host.access.set_sharing(True)
     await host.connect(str(asker.uri))
-    (link,) = asker._links.peers
+    (link,) = asker._rooms.links.peers
     strangers = [link.stranger]
     await asyncio.sleep(0.05)  # it says what it offers, which is not heard
     await asker.connect(str(host.uri))
     strangers.append(link.stranger)
-    assert asker._links.peers == [link] and strangers == [True, False]
+    assert asker._rooms.links.peers == [link] and strangers == [True, False]
     await until(lambda: link.offers)
 
 
@@ -104,7 +104,7 @@ async def test_an_old_link_makes_room_whoever_dials_anew(both: Two, monkeypatch:
 async def test_a_peer_that_cannot_go_on_over_another_link_keeps_both(both: Two) -> None:
     anna, bob = both
     for node in both:
-        node._links._ext = replace(node._links._ext, resume=False)
+        node._rooms.links._ext = replace(node._rooms.links._ext, resume=False)
     await anna.connect(str(bob.uri))
     await bob.connect(str(anna.uri))
     await until(lambda: (links_of(anna), links_of(bob)) == ([True, False], [False, True]))

@@ -43,7 +43,7 @@ async def test_two_notebooks_of_one_user_never_touch_each_other(allowed: Pair, m
 
 async def test_the_same_session_that_comes_again_replaces_its_older_link(allowed: Pair) -> None:
     older = allowed.host_link
-    allowed.asker._links._peers.clear()  # the asker has forgotten it
+    allowed.asker._rooms.links._peers.clear()  # the asker has forgotten it
     await allowed.asker.connect(str(allowed.host.uri))
     await until(lambda: older.closed)
     assert len(allowed.host.peers()) == 1
@@ -56,13 +56,13 @@ async def test_a_peer_that_comes_again_and_cannot_go_on_keeps_its_link_and_what_
     bob, engine, home = await make_node("bob", StubEngine(), listen=True), StubEngine(), make_home("anna")
     annas = [await make_node(name, engine, home=home) for name in ("anna", "anna again")]
     for anna in annas:
-        anna._links._connection = without_extensions(anna._links._connection)  # type: ignore[method-assign]
+        anna._rooms.links._connection = without_extensions(anna._rooms.links._connection)  # type: ignore[method-assign]
         anna.access.allow(bob.identity.node_id)
         anna.access.set_sharing(True)
     bob.access.allow(annas[0].identity.node_id, name="anna")
     bob.access.set_sharing(True)
     await annas[0].connect(str(bob.uri))
-    await until(lambda: any(peer.offers for peer in bob._links.peers))
+    await until(lambda: any(peer.offers for peer in bob._rooms.links.peers))
     engine.hold()
     asked = bob.execute_ai_query("hello", "anna")
     await until(lambda: engine.running)
@@ -70,7 +70,7 @@ async def test_a_peer_that_comes_again_and_cannot_go_on_keeps_its_link_and_what_
     with pytest.raises(PeerLost, match="cannot go on"):
         await asked.complete()
     engine.gate.set()
-    (link,) = bob._links.peers
+    (link,) = bob._rooms.links.peers
     assert not link.closed
     assert (await bob.send_ai_query("hello", "anna")).text == PIECE * 4
 
@@ -119,7 +119,7 @@ async def test_strangers_who_do_not_hang_up_make_room_all_the_same(
     for number in range(4):
         node = await make_node(f"stranger {number}", home=make_home(f"stranger {number}", identities[-1 - number]))
         await node.connect(str(pair.host.uri))
-        node._links.peers[0]._stream._transport.pause_reading()  # type: ignore[attr-defined]
+        node._rooms.links.peers[0]._stream._transport.pause_reading()  # type: ignore[attr-defined]
         assert len(pair.host.peers()) <= 2
 
 

@@ -24,9 +24,9 @@ def jump(monkeypatch: pytest.MonkeyPatch, by_s: float) -> None:
     time_s, now = time.time, dt.datetime.now
     monkeypatch.setattr(time, "time", lambda: time_s() + by_s)
     shifted = SimpleNamespace(now=lambda tz=None: now(tz) + dt.timedelta(seconds=by_s))
-    for module in ("host", "core_service", "relays", "access"):
+    for module in ("serving.host", "dispatch", "snapshot", "reaching.relays", "serving.access"):
         stand_in = SimpleNamespace(**{**vars(dt), "datetime": shifted})
-        monkeypatch.setattr(f"dpc_jupyter.node.{module}.dt", stand_in, raising=False)
+        monkeypatch.setattr(f"dpc_jupyter.node.{module}.dt", stand_in)
 
 
 @pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])
@@ -37,7 +37,7 @@ async def test_a_clock_that_jumps_ends_no_request_and_no_link(
     stream = await allowed.started()
     link = allowed.asker_link
     jump(monkeypatch, by_s)
-    allowed.host._host.reconsider()
+    allowed.host._rooms.host.reconsider()
     link._stream.abort()  # and the network is another one after such a sleep
     await until(lambda: link.closed and not stream.away)
     allowed.engine.gate.set()

@@ -20,7 +20,7 @@ from dpc_jupyter.backends.llama_cpp import LlamaCpp
 from dpc_jupyter.errors import ConnectError, HandshakeError, PeerLost
 from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.links import links as links_module
-from dpc_jupyter.node.links import peer as peer_module
+from dpc_jupyter.node.links import liveness
 from dpc_jupyter.node.links.peer import Peer
 from dpc_jupyter.protocol.messages import Options
 from dpc_jupyter.transports import webrtc
@@ -44,7 +44,7 @@ async def make_hub() -> AsyncIterator[MakeHub]:
     made: list[Hub] = []
 
     def make(asker: CoreService, host: CoreService) -> Hub:
-        made.append(Hub(host._links.take_offer, asker.identity.node_id))
+        made.append(Hub(host._rooms.links.take_offer, asker.identity.node_id))
         return made[-1]
 
     yield make
@@ -53,7 +53,7 @@ async def make_hub() -> AsyncIterator[MakeHub]:
 
 
 async def dial(asker: CoreService, host: CoreService, hub: Hub) -> Peer:
-    return await asker._links.dial_webrtc(host.identity.node_id, hub.signal, PATIENCE_S)
+    return await asker._rooms.links.dial_webrtc(host.identity.node_id, hub.signal, PATIENCE_S)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ async def test_a_long_answer_is_byte_identical_and_says_how_it_came(make_link: M
     chance = random.Random(7)
     texts = tuple("".join(chance.choices('abc äöü€ 字😀\n"\\', k=chance.randint(1, 60))) for _ in range(20_000))
     host, asker = await make_link(StubEngine(texts=texts, free=len(texts)))
-    assert [peer.kind for peer in asker._links.peers + host._links.peers] == ["WebRTC", "WebRTC"]
+    assert [peer.kind for peer in asker._rooms.links.peers + host._rooms.links.peers] == ["WebRTC", "WebRTC"]
     assert host.uri is None, "no port is open"
     assert await ask(asker, host) == "".join(texts)
 
@@ -100,7 +100,7 @@ async def test_a_real_model_answers_over_webrtc(make_node: MakeNode, make_hub: M
 async def test_whoever_is_not_let_in_is_a_stranger_by_this_way_too(make_node: MakeNode, make_hub: MakeHub) -> None:
     host, asker = await make_node("anna", StubEngine()), await make_node("eve")
     peer = await dial(asker, host, make_hub(asker, host))
-    assert host._links.peers[0].stranger and peer.offers == ()
+    assert host._rooms.links.peers[0].stranger and peer.offers == ()
 
 
 async def test_both_dial_each_other_at_the_same_moment_and_both_can_ask(make_node: MakeNode, make_hub: MakeHub) -> None:
@@ -109,18 +109,18 @@ async def test_both_dial_each_other_at_the_same_moment_and_both_can_ask(make_nod
         node.access.allow(other.identity.node_id)
         node.access.set_sharing(True)
     await asyncio.gather(*(dial(*pair, make_hub(*pair)) for pair in (nodes, nodes[::-1])))
-    await until(lambda: all(len(node._links.peers) == 1 for node in nodes))
+    await until(lambda: all(len(node._rooms.links.peers) == 1 for node in nodes))
     assert tuple(await asyncio.gather(ask(*nodes), ask(*nodes[::-1]))) == ("stub " * 4, "stub " * 4)
-    assert all(not peer.closed for node in nodes for peer in node._links.peers)
+    assert all(not peer.closed for node in nodes for peer in node._rooms.links.peers)
 
 
 async def test_a_node_that_stops_while_somebody_dials_leaves_nothing(make_node: MakeNode, make_hub: MakeHub) -> None:
     host, asker = await make_node("anna", StubEngine()), await make_node("bob")
     hub = make_hub(asker, host)
     dialling = asyncio.create_task(dial(asker, host, hub))
-    await until(lambda: host._links._answerer.half_open)
+    await until(lambda: host._rooms.links._answerer.half_open)
     await host.stop()
-    assert host._links._answerer.half_open == 0
+    assert host._rooms.links._answerer.half_open == 0
     dialling.cancel()
     await asyncio.gather(dialling, return_exceptions=True)
 
@@ -140,7 +140,7 @@ async def test_calls_of_strangers_do_not_take_the_place_of_who_is_let_in(
 
     async def ring(number: int) -> None:
         with suppress(ConnectError, HandshakeError):
-            await host._links.take_offer(f"dpc-node-{number:032x}", offers[0], lambda _: asyncio.sleep(0))
+            await host._rooms.links.take_offer(f"dpc-node-{number:032x}", offers[0], lambda _: asyncio.sleep(0))
 
     async def signal(offer: Payload) -> Payload:
         """Between NATs a call takes a second or two; meanwhile others ring."""
@@ -150,10 +150,10 @@ async def test_calls_of_strangers_do_not_take_the_place_of_who_is_let_in(
         return answer
 
     with suppress(ConnectError):
-        await eve._links.dial_webrtc(host.identity.node_id, keep, PATIENCE_S)
+        await eve._rooms.links.dial_webrtc(host.identity.node_id, keep, PATIENCE_S)
     try:
-        peer = await asker._links.dial_webrtc(host.identity.node_id, signal, 5.0)
-        assert not peer.closed and host._links._answerer.half_open <= 3
+        peer = await asker._rooms.links.dial_webrtc(host.identity.node_id, signal, 5.0)
+        assert not peer.closed and host._rooms.links._answerer.half_open <= 3
     finally:
         for call in calls:
             call.cancel()
@@ -166,13 +166,13 @@ async def test_calls_of_strangers_do_not_take_the_place_of_who_is_let_in(
 async def test_the_hello_must_come_from_who_opened_the_channel(make_node: MakeNode, make_home: MakeHome) -> None:
     """Two keys in one process: the channel is proven with one, and the HELLO is signed with the other."""
     host, asker, other = await make_node("anna"), await make_node("bob"), await make_node("eve")
-    hub = Hub(host._links.take_offer, asker.identity.node_id)
+    hub = Hub(host._rooms.links.take_offer, asker.identity.node_id)
     stream = await webrtc.dial(hub.signal, asker.identity, host.identity.node_id, IceConfig(), PATIENCE_S)
-    peer = other._links.adopt_client(stream, host.identity.node_id)
+    peer = other._rooms.links.adopt_client(stream, host.identity.node_id)
     with pytest.raises(HandshakeError, match=f"{asker.identity.node_id} opened this link, and now it says HELLO as"):
-        await other._links._finish_handshake(peer, host.identity.node_id, PATIENCE_S)
+        await other._rooms.links._finish_handshake(peer, host.identity.node_id, PATIENCE_S)
     await hub.close()
-    assert host._links.peers == []
+    assert host._rooms.links.peers == []
 
 
 async def test_a_host_that_is_full_takes_no_more(
@@ -182,7 +182,7 @@ async def test_a_host_that_is_full_takes_no_more(
     host, asker = await make_node("anna", StubEngine()), await make_node("bob")
     with pytest.raises(ConnectError, match="No link to"):
         await dial(asker, host, make_hub(asker, host))
-    assert host._links._answerer.half_open == 0
+    assert host._rooms.links._answerer.half_open == 0
 
 
 async def test_who_proves_its_id_and_says_no_hello_is_cut_off(
@@ -192,8 +192,8 @@ async def test_who_proves_its_id_and_says_no_hello_is_cut_off(
     host, asker = await make_node("anna"), await make_node("bob")
     hub = make_hub(asker, host)
     stream = await webrtc.dial(hub.signal, asker.identity, host.identity.node_id, IceConfig(), PATIENCE_S)
-    await until(lambda: host._links._answerer.half_open == 1)
-    await until(lambda: host._links._answerer.half_open == 0 and not host._links._streams)
+    await until(lambda: host._rooms.links._answerer.half_open == 1)
+    await until(lambda: host._rooms.links._answerer.half_open == 0 and not host._rooms.links._streams)
     await stream.give_up()
 
 
@@ -204,8 +204,8 @@ async def test_a_host_in_another_process_answers_and_its_sudden_end_is_known_by_
     make_home: MakeHome, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Over UDP nobody says that a process has died: PINGs find out, as with a cable that was pulled."""
-    monkeypatch.setattr(peer_module, "PING_EVERY_S", 0.2)
-    monkeypatch.setattr(peer_module, "SILENCE_S", 1.0)
+    monkeypatch.setattr(liveness, "PING_EVERY_S", 0.2)
+    monkeypatch.setattr(liveness, "SILENCE_S", 1.0)
     asker, home = await make_node("bob"), make_home("far")
     share_with(home, asker.identity.node_id)
     environment = os.environ | {"DPC_HOME": str(home.path), "PYTHONPATH": os.pathsep.join(map(str, PATHS))}
@@ -226,7 +226,7 @@ async def test_a_host_in_another_process_answers_and_its_sudden_end_is_known_by_
             hears.write(json.dumps({"sender": asker.identity.node_id, "payload": payload}).encode() + b"\n")
             return json.loads(await says.readline())
 
-        await asker._links.dial_webrtc(host_id, signal, PATIENCE_S)
+        await asker._rooms.links.dial_webrtc(host_id, signal, PATIENCE_S)
         stream = asker.execute_ai_query("hello", host_id)
         await until(lambda: stream.answer.text)
         process.kill()
@@ -253,9 +253,9 @@ async def test_100_of_100_answers_are_byte_identical_over_a_network_that_loses_d
     async with streams(asker.identity, host.identity) as ends:
         counts = [worsen(stream, loss=0.05, delay_s=0.1, chance=chance) for stream in ends]
         slow = [cast(ByteStream, ByteByByte(stream)) for stream in ends]
-        host._links.adopt_server(slow[1])
-        peer = asker._links.adopt_client(slow[0], host.identity.node_id)
-        await asker._links._finish_handshake(peer, host.identity.node_id, PATIENCE_S)
+        host._rooms.links.adopt_server(slow[1])
+        peer = asker._rooms.links.adopt_client(slow[0], host.identity.node_id)
+        await asker._rooms.links._finish_handshake(peer, host.identity.node_id, PATIENCE_S)
         places = asyncio.Semaphore(8)
 
         async def one() -> str:

@@ -152,7 +152,7 @@ async def test_a_link_that_breaks_while_it_is_made_is_tried_again_and_a_refusal_
     make_node: MakeNode, monkeypatch: pytest.MonkeyPatch, whose: str
 ) -> None:
     host, asker = await make_node("anna", listen=True), await make_node("bob")
-    links = host._links
+    links = host._rooms.links
     if whose == "the network":
         monkeypatch.setattr(links, "peer_authenticated", lambda peer: peer.abort("the test cuts it"))
     else:

@@ -116,13 +116,13 @@ def test_names_and_addresses_survive_a_restart(directory: Directory) -> None:
 
 async def test_an_inbound_peer_that_claims_a_known_name_does_not_win(allowed: Pair, make_node: MakeNode) -> None:
     mallory = await make_node("mallory")
-    mallory._links._name = "anna"
+    mallory._rooms.links._name = "anna"
     victim = await make_node("victim", listen=True)
     await victim.connect(str(allowed.host.uri), name="anna")
     await mallory.connect(str(victim.uri))
-    assert victim.directory.find("anna", victim._links.peers) == allowed.host_id
+    assert victim.directory.find("anna", victim._rooms.links.peers) == allowed.host_id
     with pytest.raises(PeerNotConnected):
-        allowed.host.directory.find("nobody-gave-this-name", allowed.host._links.peers)
+        allowed.host.directory.find("nobody-gave-this-name", allowed.host._rooms.links.peers)
 
 
 async def test_who_is_let_in_without_a_name_does_not_stand_among_the_hosts_under_a_friends(
@@ -135,7 +135,7 @@ async def test_who_is_let_in_without_a_name_does_not_stand_among_the_hosts_under
     victim.access.allow(mallory.identity.node_id)
     await victim.connect(str(allowed.host.uri), name="anna")
     for claimed, shown in {"anna": short(mallory.identity.node_id), "An\u200bna ": "", "molly": "molly"}.items():
-        mallory._links._name = claimed
+        mallory._rooms.links._name = claimed
         await mallory.connect(str(victim.uri))
         await until(lambda: any(peer.models for peer in victim.peers()))
         (told,) = [peer.name for peer in victim.peers() if peer.node_id == mallory.identity.node_id]

@@ -102,8 +102,8 @@ async def test_whom_a_linked_peer_would_relay_us_to_can_be_picked_if_we_know_it(
 async def test_a_link_over_a_relay_moves_to_a_better_way_once_there_is_one_and_an_answer_goes_on(
     trio: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.reaching.reach.BETTER_FIRST_S", 0.1)
-    monkeypatch.setattr("dpc_jupyter.node.reaching.reach.BETTER_LAST_S", 0.3)
+    monkeypatch.setattr("dpc_jupyter.node.reaching.wanted.rules.BETTER_FIRST_S", 0.1)
+    monkeypatch.setattr("dpc_jupyter.node.reaching.wanted.rules.BETTER_LAST_S", 0.3)
     trio.relay()
     relayed = await trio.link()
     trio.engine.hold()
@@ -130,7 +130,7 @@ async def test_a_link_over_a_relay_beside_a_better_one_is_no_twin_of_it(trio: Tr
     await trio.bob.listen("127.0.0.1", 0)
     await trio.anna.connect(str(trio.bob.uri))
     await trio.bob.connect(trio.anna.identity.node_id)
-    links = [peer for peer in trio.bob._links.peers if peer.node_id == trio.anna.identity.node_id]
+    links = [peer for peer in trio.bob._rooms.links.peers if peer.node_id == trio.anna.identity.node_id]
     assert sorted((peer.outgoing, peer.rank) for peer in links) == [(False, 0), (True, 2)]
 
 
@@ -141,7 +141,7 @@ def nearby(node: CoreService, monkeypatch: pytest.MonkeyPatch, *addresses: tuple
         return addresses
 
     monkeypatch.setattr("dpc_jupyter.transports.lan.find", find)
-    monkeypatch.setattr(node._presence, "_network", replace(node._presence._network, lan=True))
+    monkeypatch.setattr(node._rooms.presence, "_network", replace(node._rooms.presence._network, lan=True))
 
 
 async def test_where_the_local_network_leads_is_not_kept_for_other_networks(
@@ -173,11 +173,11 @@ async def test_an_announcement_cannot_say_that_a_host_has_ended(
 async def test_an_impostor_at_one_way_does_not_end_the_wait_for_a_host_that_is_away(
     allowed: Pair, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.reaching.reach._LOOK_FIRST_S", -1.0)
+    monkeypatch.setattr("dpc_jupyter.node.reaching.wanted.rules.LOOK_FIRST_S", -1.0)
     liar = await make_node("liar", listen=True)
     assert liar.uri is not None
     nearby(allowed.asker, monkeypatch, (liar.uri.host, liar.uri.port))
-    connect, tried = allowed.asker._links.connect, []
+    connect, tried = allowed.asker._rooms.links.connect, []
 
     async def cut_off(uri: PeerUri, timeout_s: float) -> Peer:
         tried.append(uri.port)
@@ -185,7 +185,7 @@ async def test_an_impostor_at_one_way_does_not_end_the_wait_for_a_host_that_is_a
             raise ConnectError("Network is unreachable.")
         return await connect(uri, timeout_s)
 
-    monkeypatch.setattr(allowed.asker._links, "connect", cut_off)
+    monkeypatch.setattr(allowed.asker._rooms.links, "connect", cut_off)
     allowed.engine.hold()
     stream = await allowed.started()
     allowed.asker_link._stream.abort()
@@ -221,8 +221,8 @@ async def test_no_way_is_a_refusal_only_if_each_one_is() -> None:
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.reaching.reach.RELINK_FIRST_S", 0.1)
-    monkeypatch.setattr("dpc_jupyter.node.reaching.reach.RELINK_LAST_S", 0.3)
+    monkeypatch.setattr("dpc_jupyter.node.reaching.wanted.rules.RECONNECT_FIRST_S", 0.1)
+    monkeypatch.setattr("dpc_jupyter.node.reaching.wanted.rules.RECONNECT_LAST_S", 0.3)
 
 
 async def test_a_host_that_is_started_again_is_linked_to_again(soon: None, make_node: MakeNode) -> None:
@@ -258,8 +258,8 @@ async def test_whom_either_side_sent_away_is_left_alone(
         tried.append(peer)
         return "No place for you."
 
-    monkeypatch.setattr(host._links, "_no_place_for", no_place)
-    asker._links.peers[0]._stream.abort()
+    monkeypatch.setattr(host._rooms.links, "_no_place_for", no_place)
+    asker._rooms.links.peers[0]._stream.abort()
     await until(lambda: tried)
     await asyncio.sleep(1)
     assert len(tried) == 1 and not asker.peers()
@@ -295,7 +295,7 @@ async def test_a_relay_that_stops_relaying_is_no_end_of_the_host(trio: Trio) -> 
     trio.edit(lambda document: {**document, "relay": {"enabled": False}})
     await until(lambda: stream.away)
     await asyncio.sleep(2)
-    assert stream.away and stream.status is not None and "anna is away, trying again" in stream.status.note
+    assert stream.away and stream.status is not None and "anna is unreachable, trying again" in stream.status.note
     trio.relay()
     await until(lambda: not stream.away)
     trio.engine.gate.set()
@@ -315,7 +315,7 @@ async def test_a_host_that_was_just_lost_is_dialled_before_it_is_looked_for(
 
     nearby(allowed.asker, monkeypatch)
     monkeypatch.setattr("dpc_jupyter.transports.lan.find", find)
-    connect, dialled = allowed.asker._links.connect, []
+    connect, dialled = allowed.asker._rooms.links.connect, []
 
     async def away_for_a_moment(uri: PeerUri, timeout_s: float) -> Peer:
         dialled.append(uri)
@@ -323,7 +323,7 @@ async def test_a_host_that_was_just_lost_is_dialled_before_it_is_looked_for(
             raise ConnectError("Network is unreachable.")
         return await connect(uri, timeout_s)
 
-    monkeypatch.setattr(allowed.asker._links, "connect", away_for_a_moment)
+    monkeypatch.setattr(allowed.asker._rooms.links, "connect", away_for_a_moment)
     allowed.engine.hold()
     stream = await allowed.started()
     allowed.asker_link._stream.abort()
@@ -336,14 +336,14 @@ async def test_a_host_that_was_just_lost_is_dialled_before_it_is_looked_for(
 
 async def lose_host(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> tuple[AnswerStream, list[bool]]:
     """In the middle of an answer, and until the list is cleared."""
-    connect, away = pair.asker._links.connect, [True]
+    connect, away = pair.asker._rooms.links.connect, [True]
 
     async def away_until_told(uri: PeerUri, timeout_s: float) -> Peer:
         if away:
             raise ConnectError("Network is unreachable.")
         return await connect(uri, timeout_s)
 
-    monkeypatch.setattr(pair.asker._links, "connect", away_until_told)
+    monkeypatch.setattr(pair.asker._rooms.links, "connect", away_until_told)
     pair.engine.hold()
     stream = await pair.started()
     pair.asker_link._stream.abort()
@@ -356,7 +356,7 @@ async def test_whom_nobody_waits_for_any_more_is_linked_to_all_the_same(
 ) -> None:
     stream, away = await lose_host(allowed, monkeypatch)
     stream.cancel()
-    await until(lambda: not allowed.asker._reach._coming_back)
+    await until(lambda: not allowed.asker._rooms.requester.waiting_for(allowed.host_id))
     away.clear()
     await until(lambda: allowed.asker.peers())
 
@@ -364,7 +364,7 @@ async def test_whom_nobody_waits_for_any_more_is_linked_to_all_the_same(
 async def test_a_host_that_is_lost_again_before_its_return_is_noticed_is_dialled_again(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    connect, dialled = allowed.asker._links.connect, []
+    connect, dialled = allowed.asker._rooms.links.connect, []
 
     async def gone_at_once(uri: PeerUri, timeout_s: float) -> Peer:
         peer = await connect(uri, timeout_s)
@@ -374,8 +374,7 @@ async def test_a_host_that_is_lost_again_before_its_return_is_noticed_is_dialled
             await until(lambda: peer.closed)
         return peer
 
-    monkeypatch.setattr(allowed.asker._links, "connect", gone_at_once)
-    monkeypatch.setattr(allowed.asker._reach, "_keep", lambda _: None)  # as where the host was not dialled at first
+    monkeypatch.setattr(allowed.asker._rooms.links, "connect", gone_at_once)
     allowed.engine.hold()
     stream = await allowed.started()
     allowed.asker_link._stream.abort()
@@ -393,7 +392,7 @@ async def test_a_peer_is_linked_again_though_another_node_had_its_address_meanwh
     await asker.connect(str(host.uri))
     await host.stop()
     await other.listen("127.0.0.1", host.uri.port)
-    connect, met = asker._links.connect, list[AnotherNode]()
+    connect, met = asker._rooms.links.connect, list[AnotherNode]()
 
     async def watched(uri: PeerUri, timeout_s: float) -> Peer:
         try:
@@ -402,7 +401,7 @@ async def test_a_peer_is_linked_again_though_another_node_had_its_address_meanwh
             met.append(error)
             raise
 
-    monkeypatch.setattr(asker._links, "connect", watched)
+    monkeypatch.setattr(asker._rooms.links, "connect", watched)
     await until(lambda: met)
     await other.stop()
     again = await make_node("anna", home=host.home)
@@ -428,7 +427,7 @@ async def test_a_link_of_theirs_that_ours_gave_way_to_brings_an_answer_back(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When it came, nobody had dialled it: it might have been another process of that user."""
-    resume, came = allowed.asker._requester.resume, []
+    resume, came = allowed.asker._rooms.requester.resume, []
 
     def not_at_first(peer: Peer) -> None:
         came.append(peer)
@@ -437,7 +436,7 @@ async def test_a_link_of_theirs_that_ours_gave_way_to_brings_an_answer_back(
 
     allowed.engine.hold()
     stream = await allowed.started()
-    monkeypatch.setattr(allowed.asker._requester, "resume", not_at_first)
+    monkeypatch.setattr(allowed.asker._rooms.requester, "resume", not_at_first)
     allowed.asker_link._stream.abort()
     await until(lambda: came)
     await until(lambda: not stream.away)
@@ -469,7 +468,7 @@ async def test_a_host_whose_links_break_at_once_is_dialled_later_and_later(
         opened.append(peer)
         asyncio.get_running_loop().call_later(0.01, peer._stream.abort)
 
-    monkeypatch.setattr(host, "peer_opened", break_it)
+    monkeypatch.setattr(host._rooms.links._node, "peer_opened", break_it)
     await asker.connect(str(host.uri))
     await asyncio.sleep(3)
     assert 4 <= len(opened) <= 10, "0.2, 0.4, 0.8, 1.6 s behind the first ones"
@@ -480,7 +479,7 @@ async def test_a_link_that_breaks_as_it_is_made_again_is_looked_for_again(
 ) -> None:
     host, asker = await make_node("anna", listen=True), await make_node("bob")
     await asker.connect(str(host.uri))
-    connect, made = asker._links.connect, []
+    connect, made = asker._rooms.links.connect, []
 
     async def breaks_once(uri: PeerUri, timeout_s: float) -> Peer:
         peer = await connect(uri, timeout_s)
@@ -490,19 +489,18 @@ async def test_a_link_that_breaks_as_it_is_made_again_is_looked_for_again(
             await until(lambda: peer.closed)
         return peer
 
-    monkeypatch.setattr(asker._links, "connect", breaks_once)
-    asker._links.peers[0]._stream.abort()
+    monkeypatch.setattr(asker._rooms.links, "connect", breaks_once)
+    asker._rooms.links.peers[0]._stream.abort()
     await until(lambda: len(made) == 2 and asker.peers())
 
 
 async def test_a_fault_while_a_host_is_looked_for_fails_what_waits_for_it(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fault(*_: object, **__: object) -> Peer:
+    def fault(*_: object, **__: object) -> list[Way]:
         raise RuntimeError("a fault that nobody thought of")
 
-    monkeypatch.setattr(allowed.asker._reach, "connect", fault)
-    monkeypatch.setattr(allowed.asker._reach, "_keep", lambda _: None)
+    monkeypatch.setattr(allowed.asker._rooms.reach._ways, "to", fault)
     allowed.engine.hold()
     stream = await allowed.started()
     allowed.asker_link._stream.abort()

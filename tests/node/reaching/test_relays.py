@@ -17,6 +17,7 @@ from dpc_jupyter.node.reaching.relays import STREAMS_LIMIT, Relays
 from dpc_jupyter.protocol.messages import Message, RelayClose, RelayData, RelayOpen
 from dpc_jupyter.transports.relay import WINDOW_BYTES
 from node.conftest import MakeNode, Pair
+from node.inside import takes_of
 from node.stub import PIECE, StubEngine
 from node.waiting import until
 
@@ -31,14 +32,14 @@ class Trio:
     def edit(self, change: Callable[[Document], Document]) -> None:
         self.rita.home.edit_access(change)
         self.rita.access.reload()
-        self.rita._relays.reconsider()
+        self.rita._rooms.relays.reconsider()
 
     def relay(self, **section: Any) -> None:
         self.edit(lambda document: {**document, "relay": {"enabled": True, **section}})
 
     @property
     def via(self) -> Peer:
-        return next(p for p in self.bob._links.peers if p.node_id == self.rita.identity.node_id)
+        return next(p for p in self.bob._rooms.links.peers if p.node_id == self.rita.identity.node_id)
 
     async def link(self) -> Peer:
         await until(lambda: self.via.relays)
@@ -100,14 +101,14 @@ async def test_nobody_is_relayed_until_the_owner_says_so(trio: Trio) -> None:
     with pytest.raises(PeerNotConnected, match="No way"):
         await trio.bob.connect(trio.anna.identity.node_id)
     with pytest.raises(ConnectError, match="does not relay you"):
-        await trio.bob._relays.dial(trio.via, trio.anna.identity.node_id, 5)
+        await trio.bob._rooms.relays.dial(trio.via, trio.anna.identity.node_id, 5)
 
 
 async def test_both_ends_must_be_allowed(trio: Trio) -> None:
     for listed in (trio.anna, trio.bob):
         trio.relay(allow_nodes=[listed.identity.node_id])
         with pytest.raises(ConnectError, match="does not relay you"):
-            await trio.bob._relays.dial(trio.via, trio.anna.identity.node_id, 5)
+            await trio.bob._rooms.relays.dial(trio.via, trio.anna.identity.node_id, 5)
         assert not trio.via.relays
     trio.relay(allow_nodes=[node.identity.node_id for node in (trio.anna, trio.bob)])
     await trio.link()
@@ -120,7 +121,7 @@ async def test_a_permission_that_is_withdrawn_ends_what_is_carried(trio: Trio) -
     stream = await trio.pair.started()
     trio.rita.home.edit_access(lambda document: {**document, "relay": {"enabled": False}})
     await until(lambda: stream.away or stream.done, within_s=1)
-    assert not trio.rita._relays._ways
+    assert not trio.rita._rooms.relays._ways
     await until(lambda: not trio.via.relays)
     stream.cancel()
 
@@ -129,12 +130,12 @@ async def test_streams_of_a_node_are_bounded(trio: Trio) -> None:
     trio.relay(sessions=2)
     await until(lambda: trio.via.relays)
     target = trio.anna.identity.node_id
-    socks = [await trio.bob._relays.dial(trio.via, target, 5) for _ in range(2)]
+    socks = [await trio.bob._rooms.relays.dial(trio.via, target, 5) for _ in range(2)]
     with pytest.raises(ConnectError, match="does not relay you"):
-        await trio.bob._relays.dial(trio.via, target, 5)
+        await trio.bob._rooms.relays.dial(trio.via, target, 5)
     for sock in socks:
         sock.close()
-    await until(lambda: not trio.rita._relays._ways)
+    await until(lambda: not trio.rita._rooms.relays._ways)
     await trio.link()
 
 
@@ -144,14 +145,14 @@ async def test_bytes_of_a_node_are_bounded(trio: Trio) -> None:
     await trio.link()
     stream = trio.pair.ask()
     await until(lambda: stream.status is not None and "does not relay you" in stream.status.note)
-    assert 100_000 < len(stream.answer.text) < 2**20 and not trio.rita._relays._ways
+    assert 100_000 < len(stream.answer.text) < 2**20 and not trio.rita._rooms.relays._ways
     stream.cancel()
 
 
 async def test_a_relay_that_stays_away_is_told_by_name_and_the_partial_text_stays(
     trio: Trio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.reaching.reach.COME_BACK_S", 1.0)
+    monkeypatch.setattr("dpc_jupyter.node.reaching.wanted.rules.COME_BACK_S", 1.0)
     trio.relay()
     await trio.link()
     trio.engine.hold()
@@ -165,8 +166,8 @@ async def test_a_relay_that_stays_away_is_told_by_name_and_the_partial_text_stay
 async def test_an_answer_goes_on_when_its_relay_is_started_again(
     trio: Trio, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dpc_jupyter.node.reaching.reach.RELINK_FIRST_S", 0.1)
-    monkeypatch.setattr("dpc_jupyter.node.reaching.reach.RELINK_LAST_S", 0.3)
+    monkeypatch.setattr("dpc_jupyter.node.reaching.wanted.rules.RECONNECT_FIRST_S", 0.1)
+    monkeypatch.setattr("dpc_jupyter.node.reaching.wanted.rules.RECONNECT_LAST_S", 0.3)
     trio.relay()
     await trio.link()
     trio.engine.hold()
@@ -191,7 +192,7 @@ async def test_what_a_hostile_relay_does_to_the_stream_is_detected_and_nothing_o
     trio.engine.texts, trio.engine.pause_s = texts, 0.005
     trio.relay()
     await trio.link()
-    to_bob = next(p for p in trio.rita._links.peers if p.node_id == trio.bob.identity.node_id)
+    to_bob = next(p for p in trio.rita._rooms.links.peers if p.node_id == trio.bob.identity.node_id)
     send, held = to_bob.send, list[RelayData]()
 
     def meddle(message: Message) -> None:
@@ -229,19 +230,18 @@ async def test_what_a_hostile_relay_does_to_the_stream_is_detected_and_nothing_o
     assert (await stream.complete()).text == whole
 
 
-async def test_what_comes_over_the_window_ends_the_stream(trio: Trio) -> None:
+async def test_what_comes_over_the_window_ends_the_stream(trio: Trio, monkeypatch: pytest.MonkeyPatch) -> None:
     trio.relay()
     await until(lambda: trio.via.relays)
-    sock = await trio.bob._relays.dial(trio.via, trio.anna.identity.node_id, 5)
-    ((_, relay_id),) = trio.bob._relays._ends
+    sock = await trio.bob._rooms.relays.dial(trio.via, trio.anna.identity.node_id, 5)
+    ((_, relay_id),) = trio.bob._rooms.relays._ends
     seen: list[Message] = []
-    take = trio.bob._relays.take
-    trio.bob._relays.take = lambda peer, message: (seen.append(message), take(peer, message))[1]  # type: ignore
+    monkeypatch.setitem(takes_of(trio.bob), RelayClose, lambda _, message: seen.append(message))
     piece = base64.b64encode(bytes(24_000)).decode()
     for _ in range(WINDOW_BYTES // 24_000 + 2):
         trio.via.send(RelayData(relay_id, piece))
     await until(lambda: any(isinstance(message, RelayClose) for message in seen))
-    await until(lambda: not trio.rita._relays._ways)
+    await until(lambda: not trio.rita._rooms.relays._ways)
     sock.close()
 
 
@@ -249,10 +249,10 @@ async def test_loops_and_more_than_three_hops_are_refused(trio: Trio) -> None:
     trio.relay()
     for target in (trio.rita.identity.node_id, trio.bob.identity.node_id):
         with pytest.raises(ConnectError, match="no loop"):
-            await trio.bob._relays.dial(trio.via, target, 5)
+            await trio.bob._rooms.relays.dial(trio.via, target, 5)
     link = await trio.link()
     with pytest.raises(ConnectError, match="no loop"):
-        await trio.bob._relays.dial(link, trio.rita.identity.node_id, 5)
+        await trio.bob._rooms.relays.dial(link, trio.rita.identity.node_id, 5)
 
 
 async def test_two_relays_in_a_row(trio: Trio, make_node: MakeNode) -> None:
@@ -266,10 +266,10 @@ async def test_two_relays_in_a_row(trio: Trio, make_node: MakeNode) -> None:
     carol.access.allow(trio.bob.identity.node_id, name="bob")
     carol.access.set_sharing(True)
     trio.anna.home.edit_access(lambda document: {**document, "relay": {"enabled": True}})
-    await until(lambda: any(peer.relays for peer in trio.bob._links.peers if peer.hops))
+    await until(lambda: any(peer.relays for peer in trio.bob._rooms.links.peers if peer.hops))
     status = await trio.bob.connect(carol.identity.node_id)
     assert (await trio.bob.send_ai_query("hello", status.node_id)).text == PIECE * 4
-    (link,) = [peer for peer in trio.bob._links.peers if peer.node_id == carol.identity.node_id]
+    (link,) = [peer for peer in trio.bob._rooms.links.peers if peer.node_id == carol.identity.node_id]
     assert link.hops == (trio.anna.identity.node_id, trio.rita.identity.node_id)
 
 
@@ -277,9 +277,9 @@ async def test_a_stranger_is_brought_to_nobody(trio: Trio, make_node: MakeNode) 
     trio.relay()
     eve = await make_node("eve")
     await eve.connect(str(trio.rita.uri), name="rita")
-    (link,) = eve._links.peers
+    (link,) = eve._rooms.links.peers
     with pytest.raises(ConnectError, match="does not relay you"):
-        await eve._relays.dial(link, trio.anna.identity.node_id, 5)
+        await eve._rooms.relays.dial(link, trio.anna.identity.node_id, 5)
     assert not link.relays
 
 
@@ -289,4 +289,6 @@ async def test_streams_to_one_end_are_bounded(trio: Trio) -> None:
     for number in range(STREAMS_LIMIT + 4):
         trio.via.send(RelayOpen(f"{number:032x}", trio.anna.identity.node_id))
     await asyncio.sleep(0.3)
-    assert len(trio.anna._relays._ends) <= STREAMS_LIMIT and len(trio.rita._relays._ways) <= 2 * STREAMS_LIMIT
+    assert (
+        len(trio.anna._rooms.relays._ends) <= STREAMS_LIMIT and len(trio.rita._rooms.relays._ways) <= 2 * STREAMS_LIMIT
+    )

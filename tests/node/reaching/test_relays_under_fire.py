@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from dpc_jupyter.node.core_service import WATCH_EVERY_S, CoreService
+from dpc_jupyter.node.core_service import CoreService
 from dpc_jupyter.node.links.peer import UNSENT_LIMIT_BYTES, Peer
 from dpc_jupyter.node.reaching import relays as relays_module
 from dpc_jupyter.node.reaching.relays import STREAMS_LIMIT
+from dpc_jupyter.node.watch import WATCH_EVERY_S
 from dpc_jupyter.protocol.messages import (
     Message,
     RelayClose,
@@ -28,6 +29,7 @@ from dpc_jupyter.protocol.messages import (
 from dpc_jupyter.transports.gate import HANDSHAKE_S
 from dpc_jupyter.transports.relay import WINDOW_BYTES
 from node.conftest import MakeNode
+from node.inside import takes_of
 from node.reaching.test_relays import Trio, trio
 from node.stub import PIECE, StubEngine
 from node.test_resume_under_fire import turns
@@ -43,7 +45,7 @@ def relay_id(number: int) -> str:
 
 
 def link(of: CoreService, to: CoreService) -> Peer:
-    return next(peer for peer in of._links.peers if peer.node_id == to.identity.node_id)
+    return next(peer for peer in of._rooms.links.peers if peer.node_id == to.identity.node_id)
 
 
 def open_files() -> int:
@@ -64,10 +66,10 @@ async def test_a_thousand_opens_in_one_turn_are_bounded_as_those_one_by_one(trio
     for _ in range(200):
         await asyncio.sleep(0.001)
         most = max(most, open_files() - before)
-        assert len(trio.anna._relays._ends) <= STREAMS_LIMIT
+        assert len(trio.anna._rooms.relays._ends) <= STREAMS_LIMIT
     assert most <= 2 * STREAMS_LIMIT + 4
     # None of them finishes TLS: the gate ends them.
-    await until(lambda: not trio.anna._relays._ends, within_s=HANDSHAKE_S + 5)
+    await until(lambda: not trio.anna._rooms.relays._ends, within_s=HANDSHAKE_S + 5)
     assert open_files() <= before + 4
 
 
@@ -92,7 +94,7 @@ async def test_ten_thousand_streams_that_open_and_close_leave_nothing_and_hold_u
         assert (await carol.send_ai_query("hello", trio.anna.identity.node_id)).text == PIECE * 4
         asked += 1
     assert asked == 1
-    await until(lambda: len(trio.rita._relays._ways) <= 2 and len(trio.anna._relays._ends) <= 1)
+    await until(lambda: len(trio.rita._rooms.relays._ways) <= 2 and len(trio.anna._rooms.relays._ends) <= 1)
 
 
 _NONSENSE: dict[str, Callable[[str], Message]] = {
@@ -116,30 +118,31 @@ async def test_nonsense_ends_its_own_stream_at_most(trio: Trio, what: str, where
     speaker = link(trio.rita, trio.anna) if where == "at an end" else trio.via
     if where != "in nobody's stream":
         speaker.send(RelayOpen(known, anna_id))
-        await until(lambda: trio.anna._relays._ends)
+        await until(lambda: trio.anna._rooms.relays._ends)
     if where == "behind its close":
         speaker.send(RelayClose(known, "enough"))
     for _ in range(50):
         speaker.send(_NONSENSE[what](known))
     await asyncio.sleep(0.05)
-    assert not speaker.closed and len(trio.anna._relays._ends) <= 1 and len(trio.rita._relays._ways) <= 2
+    assert not speaker.closed and len(trio.anna._rooms.relays._ends) <= 1 and len(trio.rita._rooms.relays._ways) <= 2
     speaker.send(RelayClose(known))
-    await until(lambda: not trio.anna._relays._ends and not trio.rita._relays._ways)
+    await until(lambda: not trio.anna._rooms.relays._ends and not trio.rita._rooms.relays._ways)
     await anna_is_well(trio)
 
 
-async def test_what_is_no_base64_is_not_counted_as_less_than_it_is_and_passed_on(trio: Trio) -> None:
+async def test_what_is_no_base64_is_not_counted_as_less_than_it_is_and_passed_on(
+    trio: Trio, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trio.relay()
     await until(lambda: trio.via.relays)
     trio.via.send(RelayOpen(relay_id(7), trio.anna.identity.node_id))
-    await until(lambda: trio.anna._relays._ends)
+    await until(lambda: trio.anna._rooms.relays._ends)
     heard: list[Message] = []
-    take = trio.anna._relays.take
-    trio.anna._relays.take = lambda peer, message: (heard.append(message), take(peer, message))[1]  # type: ignore
+    monkeypatch.setitem(takes_of(trio.anna), RelayData, lambda _, message: heard.append(message))
     trio.via.send(RelayData(relay_id(7), "ÄÖÜß" * 8000))
-    await until(lambda: not trio.rita._relays._ways)
-    await until(lambda: not trio.anna._relays._ends)
-    assert not [each for each in heard if isinstance(each, RelayData)]
+    await until(lambda: not trio.rita._rooms.relays._ways)
+    await until(lambda: not trio.anna._rooms.relays._ends)
+    assert not heard
 
 
 async def test_what_speaks_for_another_links_stream_is_not_heard(trio: Trio, make_node: MakeNode) -> None:
@@ -149,7 +152,7 @@ async def test_what_speaks_for_another_links_stream_is_not_heard(trio: Trio, mak
     trio.rita.access.allow(eve.identity.node_id, name="eve")
     await eve.connect(str(trio.rita.uri), name="rita")
     theirs = link(eve, trio.rita)
-    for peer, known in list(trio.rita._relays._ways):
+    for peer, known in list(trio.rita._rooms.relays._ways):
         assert peer.node_id != eve.identity.node_id
         for message in (RelayData(known, GARBAGE), RelayCredit(known, 1), RelayOpened(known), RelayClose(known)):
             theirs.send(message)
@@ -164,12 +167,12 @@ async def test_a_hostile_dialler_through_a_relay_has_its_place_for_seconds(trio:
     before = open_files()
     for number in range(4):
         trio.via.send(RelayOpen(relay_id(number), trio.anna.identity.node_id))
-    await until(lambda: len(trio.anna._relays._ends) == 4)
+    await until(lambda: len(trio.anna._rooms.relays._ends) == 4)
     if how == "sends garbage":
         for number in range(4):
             trio.via.send(RelayData(relay_id(number), GARBAGE))
-    await until(lambda: not trio.anna._relays._ends, within_s=2 if how == "sends garbage" else HANDSHAKE_S + 5)
-    await until(lambda: not trio.rita._relays._ways)
+    await until(lambda: not trio.anna._rooms.relays._ends, within_s=2 if how == "sends garbage" else HANDSHAKE_S + 5)
+    await until(lambda: not trio.rita._rooms.relays._ways)
     assert open_files() <= before + 4
     await anna_is_well(trio)
 
@@ -215,10 +218,10 @@ async def test_all_streams_of_a_link_whose_end_reads_nothing_fit_what_it_may_hol
         for _ in range(WINDOW_BYTES // 24_000):
             trio.via.send(RelayData(relay_id(number), piece))
         await asyncio.sleep(0.05)
-    assert len(trio.rita._relays._ways) == 2 * STREAMS_LIMIT
+    assert len(trio.rita._rooms.relays._ways) == 2 * STREAMS_LIMIT
     assert not to_anna.closed and to_anna._stream.unsent_bytes() < UNSENT_LIMIT_BYTES
     link(trio.anna, trio.rita)._stream.resume_reading()
-    await until(lambda: not trio.rita._relays._ways, within_s=HANDSHAKE_S + 5)
+    await until(lambda: not trio.rita._rooms.relays._ways, within_s=HANDSHAKE_S + 5)
     await anna_is_well(trio)
 
 
@@ -229,7 +232,7 @@ async def test_a_relay_that_floods_is_cut_off_by_the_window_or_waits(trio: Trio,
     trio.engine.hold()
     stream = await trio.pair.started()
     to_bob = link(trio.rita, trio.bob)
-    ((_, known),) = trio.bob._relays._ends
+    ((_, known),) = trio.bob._rooms.relays._ends
     async with turns(0.1):
         for number in range(3000):
             to_bob.send(RelayData((known, relay_id(number))[number % 2], GARBAGE))
@@ -245,13 +248,13 @@ async def test_long_lists_of_nodes_count_by_their_length(trio: Trio) -> None:
     nodes = tuple(RelayPeer(f"dpc-node-{number:032x}", "x" * 128) for number in range(1024))
     to_bob = link(trio.rita, trio.bob)
     spent: list[float] = []
-    spend = trio.bob._links.spend
+    spend = trio.bob._rooms.links.spend
 
     def look(peer: Peer, frames: float) -> float:
         spent.append(frames)
         return spend(peer, frames)
 
-    trio.bob._links.spend = look  # type: ignore[method-assign]
+    trio.bob._rooms.links.spend = look  # type: ignore[method-assign]
     to_bob.send(RelayPeers(nodes))
     await until(lambda: len(trio.via.relays) == 1024)
     assert max(spent) > 100
@@ -263,7 +266,7 @@ async def test_whom_it_relays_is_worked_out_when_it_changes_alone(trio: Trio, mo
     made: list[Any] = []
     monkeypatch.setattr(relays_module, "RelayPeer", lambda *words: made.append(words))
     for _ in range(100):
-        trio.rita._relays.reconsider()
+        trio.rita._rooms.relays.reconsider()
     assert not made
 
 
@@ -272,29 +275,32 @@ async def test_a_dialler_that_gives_up_at_any_moment_leaves_nothing(trio: Trio) 
     await until(lambda: trio.via.relays)
     before = open_files()
     for turn in range(30):
-        dialling = asyncio.create_task(trio.bob._relays.dial(trio.via, trio.anna.identity.node_id, 5))
+        dialling = asyncio.create_task(trio.bob._rooms.relays.dial(trio.via, trio.anna.identity.node_id, 5))
         for _ in range(turn):
             await asyncio.sleep(0)
         dialling.cancel()
         for sock in await asyncio.gather(dialling, return_exceptions=True):
             if not isinstance(sock, BaseException):
                 sock.close()
-    await until(lambda: not (trio.bob._relays._ends or trio.rita._relays._ways or trio.anna._relays._ends))
+    await until(
+        lambda: not (trio.bob._rooms.relays._ends or trio.rita._rooms.relays._ways or trio.anna._rooms.relays._ends)
+    )
     await until(lambda: open_files() <= before + 4)
 
 
-async def test_one_that_comes_and_goes_is_told_of_now_and_then(trio: Trio, make_node: MakeNode) -> None:
+async def test_one_that_comes_and_goes_is_told_of_now_and_then(
+    trio: Trio, make_node: MakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trio.relay()
     await until(lambda: trio.via.relays)
     heard: list[RelayPeers] = []
-    take = trio.bob._relays.take
+    take = takes_of(trio.bob)[RelayPeers]
 
-    def listen(peer: Peer, message: Message) -> None:
-        if isinstance(message, RelayPeers):
-            heard.append(message)
+    def listen(peer: Peer, message: RelayPeers) -> None:
+        heard.append(message)
         take(peer, message)
 
-    trio.bob._relays.take = listen  # type: ignore[method-assign]
+    monkeypatch.setitem(takes_of(trio.bob), RelayPeers, listen)
     carol = await make_node("carol")
     trio.rita.access.allow(carol.identity.node_id, name="carol")
     began = time.monotonic()

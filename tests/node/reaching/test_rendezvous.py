@@ -214,10 +214,10 @@ async def test_a_hub_that_is_left_hears_no_advert_and_the_next_one_hears_it(
 ) -> None:
     """An engine may take its time to list its models; the hub may be changed meanwhile."""
     node = await make_node("anna", StubEngine())
-    presence, heard = node._presence, []
+    presence, heard = node._rooms.presence, []
     presence._takes_calls = True
     listing = asyncio.Event()
-    offers = node._registry.offers
+    offers = node._rooms.registry.offers
 
     async def slow() -> object:
         await listing.wait()
@@ -230,7 +230,7 @@ async def test_a_hub_that_is_left_hears_no_advert_and_the_next_one_hears_it(
         async def close(self) -> None:
             pass
 
-    monkeypatch.setattr(node._registry, "offers", slow)
+    monkeypatch.setattr(node._rooms.registry, "offers", slow)
     left, next_one = Hub(), Hub()
     node.home.edit_access(lambda document: firewall.set_enabled(document, True))
     node.home.edit_access(lambda document: firewall.allow(document, "dpc-node-" + "d" * 32))

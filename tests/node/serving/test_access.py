@@ -11,7 +11,7 @@ import pytest
 from dpc_jupyter import firewall
 from dpc_jupyter.errors import AccessDenied, Busy, ConfigError, InferenceError, Revoked
 from dpc_jupyter.firewall import Rules
-from dpc_jupyter.node.core_service import WATCH_EVERY_S
+from dpc_jupyter.node.watch import WATCH_EVERY_S
 from dpc_jupyter.protocol.messages import GetProviders
 from node.conftest import EventsOf, MakePair, Pair
 from node.stub import PIECE, StubEngine
@@ -183,7 +183,7 @@ async def test_a_permission_that_runs_out_cuts_what_runs(allowed: Pair) -> None:
     stream = await allowed.started()
     until_when = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=0.8)
     allowed.host.access.allow("bob", expires=until_when.isoformat())
-    await until(lambda: allowed.host._watch is not None and stream.done, within_s=2)
+    await until(lambda: stream.done, within_s=2)
     assert dt.datetime.now(dt.UTC) >= until_when
     assert isinstance(stream.error, Revoked)
 
@@ -278,10 +278,10 @@ async def test_a_flood_of_strangers_is_noted_in_few_writes(stranger: Pair, monke
         return note(asked)
 
     monkeypatch.setattr(stranger.host.home, "note_all_pending", count)
-    peer = stranger.host_link
+    peer, refused = stranger.host_link, stranger.host._rooms.host._refused
     for number in range(500):
         monkeypatch.setattr(peer, "node_id", f"dpc-node-{number:032x}")
-        stranger.host._refused(peer, "m")
+        refused(peer, "m")
     monkeypatch.setattr(peer, "node_id", stranger.asker_id)
     await until(lambda: writes)
     assert len(writes) == 1 and writes[0] <= 100
@@ -295,7 +295,7 @@ async def test_a_name_that_nobody_bears_is_not_allowed(stranger: Pair) -> None:
 async def test_a_fault_while_the_file_is_looked_at_ends_no_enforcement(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reconsider, failed = allowed.host._relays.reconsider, list[bool]()
+    reconsider, failed = allowed.host._rooms.relays.reconsider, list[bool]()
 
     def fails_once() -> None:
         if not failed:
@@ -303,7 +303,7 @@ async def test_a_fault_while_the_file_is_looked_at_ends_no_enforcement(
             raise RuntimeError("a fault that nobody thought of")
         reconsider()
 
-    monkeypatch.setattr(allowed.host._relays, "reconsider", fails_once)
+    monkeypatch.setattr(allowed.host._rooms.relays, "reconsider", fails_once)
     await until(lambda: failed)
     allowed.engine.hold()
     stream = await allowed.started()
@@ -323,7 +323,7 @@ async def test_what_is_written_is_written_in_order(allowed: Pair) -> None:
         written.append(number)
 
     for number in range(8):
-        allowed.asker._write(write, number)
+        allowed.asker._rooms.writes.add(write, number)
     await until(lambda: len(written) == 8)
     assert written == [*range(8)]
 

@@ -26,6 +26,7 @@ from dpc_jupyter.protocol.messages import (
 )
 from dpc_jupyter.scheduling import FrameBudget
 from node.conftest import MakeNode, MakePair, Pair
+from node.inside import takes_of
 from node.stub import PIECE, StubEngine
 from node.waiting import until
 
@@ -122,19 +123,19 @@ async def test_2000_requests_at_once_cost_only_the_peer_that_sends_them(
     clock = time.process_time  # what other programs take of the processor is not ours to promise
     arrived: dict[str, float] = {}
     refused_after_s: list[float] = []
-    take_request, send, link = pair.host._host.take_request, pair.host_link.send, pair.host_link
+    take_request, send, link = pair.host._rooms.host.take_request, pair.host_link.send, pair.host_link
 
     def take(peer: Peer, request: RemoteInferenceRequest) -> None:
         arrived[request.request_id] = clock()
         take_request(peer, request)
-        assert len(pair.host._host.servings) <= OPEN_LIMIT + 1  # and the one of carol
+        assert len(pair.host._rooms.host.servings) <= OPEN_LIMIT + 1  # and the one of carol
 
     def note(message: Message) -> None:
         if isinstance(message, RemoteInferenceResponse):
             refused_after_s.append(clock() - arrived[message.request_id])
         send(message)
 
-    monkeypatch.setattr(pair.host._host, "take_request", take)
+    monkeypatch.setattr(pair.host._rooms.host, "take_request", take)
     monkeypatch.setattr(link, "send", note)
     flood = [pair.ask() for _ in range(2000)]
     other = asyncio.create_task(carol.send_ai_query("hello", pair.host_id))
@@ -180,15 +181,15 @@ async def test_a_flood_of_questions_for_the_models_is_answered_a_few_times(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers: list[object] = []
-    peer_said = allowed.asker.peer_said
+    peer_said = allowed.asker._rooms.links._node.peer_said
 
     def count(peer: Peer, message: Message | BadRequest) -> None:
         answers.extend([message] if isinstance(message, ProvidersResponse) else [])
         peer_said(peer, message)
 
-    monkeypatch.setattr(allowed.asker, "peer_said", count)
+    monkeypatch.setattr(allowed.asker._rooms.links._node, "peer_said", count)
     allowed.engine.list_pause_s = 0.1
-    allowed.host._registry._snapshot = type(allowed.host._registry._snapshot)()  # nothing is fresh
+    allowed.host._rooms.registry._snapshot = type(allowed.host._rooms.registry._snapshot)()  # nothing is fresh
     for _ in range(2000):
         allowed.asker_link.send(GetProviders())
     await until(lambda: answers)
@@ -232,8 +233,8 @@ async def test_a_peers_flood_of_frames_is_worked_off_in_turns(allowed: Pair, mon
     turns: list[float] = []
     loop, began = asyncio.get_running_loop(), time.monotonic()
     told: list[str] = []
-    monkeypatch.setattr(allowed.host._host, "cancel", lambda peer, request_id: told.append(request_id))
-    monkeypatch.setattr(allowed.host._links, "_frames", FrameBudget(time.monotonic, 1e9, 1e9))
+    monkeypatch.setattr(allowed.host._rooms.host, "cancel", lambda peer, request_id: told.append(request_id))
+    monkeypatch.setattr(allowed.host._rooms.links, "_frames", FrameBudget(time.monotonic, 1e9, 1e9))
     flood = [RemoteInferenceCancel(f"none-{number}") for number in range(40_000)]
     frames = b"".join(encode_frame(_encode(message)) for message in flood)
     link = allowed.host_link
@@ -283,8 +284,8 @@ async def test_nothing_more_is_read_of_a_peer_that_floods_and_goes(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    monkeypatch.setattr(allowed.host._host, "cancel", lambda peer, request_id: told.append(request_id))
-    monkeypatch.setattr(allowed.host._links, "_frames", FrameBudget(time.monotonic, 1e9, 1e9))
+    monkeypatch.setattr(allowed.host._rooms.host, "cancel", lambda peer, request_id: told.append(request_id))
+    monkeypatch.setattr(allowed.host._rooms.links, "_frames", FrameBudget(time.monotonic, 1e9, 1e9))
     link = allowed.host_link
     link.data_received(in_frames(RemoteInferenceCancel("none")))
     first = len(told)
@@ -299,7 +300,7 @@ async def test_what_a_host_said_before_it_went_is_read_in_turns_to_the_end(
     turns = 0
     link, loop = allowed.asker_link, asyncio.get_running_loop()
     await allowed.ask().complete()
-    monkeypatch.setattr(allowed.asker._requester, "take_chunk", lambda peer, chunk: told.append(chunk.index))
+    monkeypatch.setitem(takes_of(allowed.asker), RemoteInferenceChunk, lambda _, chunk: told.append(chunk.index))
 
     def tick() -> None:
         nonlocal turns
@@ -320,7 +321,7 @@ async def test_a_host_that_floods_over_its_budget_and_goes_is_waited_for_no_long
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await allowed.ask().complete()
-    monkeypatch.setattr(allowed.asker._links, "_frames", FrameBudget(time.monotonic, 1.0, 20.0))
+    monkeypatch.setattr(allowed.asker._rooms.links, "_frames", FrameBudget(time.monotonic, 1.0, 20.0))
     allowed.asker_link.data_received(in_frames(RemoteInferenceCancel("none")))
     link = allowed.asker_link
     assert not link.closed
@@ -338,11 +339,11 @@ async def test_a_nodes_flood_of_frames_waits_over_all_of_its_links_and_nothing_o
     await carol.connect(str(allowed.host.uri))
     await until(lambda: all(node.peers()[0].models for node in (second, carol)))
     per_s, at_once = 100.0, 50.0
-    monkeypatch.setattr(allowed.host._links, "_frames", FrameBudget(time.monotonic, per_s, at_once))
+    monkeypatch.setattr(allowed.host._rooms.links, "_frames", FrameBudget(time.monotonic, per_s, at_once))
     told: list[str] = []
-    monkeypatch.setattr(allowed.host._host, "cancel", lambda peer, request_id: told.append(request_id))
+    monkeypatch.setattr(allowed.host._rooms.host, "cancel", lambda peer, request_id: told.append(request_id))
     began = time.monotonic()
-    links = (allowed.asker_link, second._links.peers[0])
+    links = (allowed.asker_link, second._rooms.links.peers[0])
     for number in range(200):
         links[number % 2].send(RemoteInferenceCancel(f"none-{number}"))
     taken_before_carol: list[int] = []
@@ -357,13 +358,13 @@ async def test_a_nodes_flood_of_frames_waits_over_all_of_its_links_and_nothing_o
 
 async def test_large_frames_count_for_more(allowed: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     spent: list[float] = []
-    spend = allowed.host._links.spend
+    spend = allowed.host._rooms.links.spend
 
     def count(peer: Peer, frames: float) -> float:
         spent.append(frames)
         return spend(peer, frames)
 
-    monkeypatch.setattr(allowed.host._links, "spend", count)
+    monkeypatch.setattr(allowed.host._rooms.links, "spend", count)
     await allowed.ask("x" * 1_000_000).complete()
     assert 120 < sum(spent) < 140
 
@@ -372,7 +373,7 @@ async def test_an_answer_costs_its_asker_nothing_of_the_hosts_budget(
     make_pair: MakePair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pair = await make_pair(StubEngine(tokens=500, pause_s=0.0005))
-    monkeypatch.setattr(pair.asker._links, "_frames", FrameBudget(time.monotonic, 1.0, 20.0))
+    monkeypatch.setattr(pair.asker._rooms.links, "_frames", FrameBudget(time.monotonic, 1.0, 20.0))
     async with asyncio.timeout(5):
         assert (await pair.ask().complete()).text == PIECE * 500
 

@@ -14,6 +14,7 @@ from dpc_jupyter.node.serving import host as host_module
 from dpc_jupyter.node.serving.served import OUTBOX_CHARS, Serving
 from dpc_jupyter.protocol.messages import RemoteInferenceCancel, RemoteInferenceChunk, RemoteInferenceRequest
 from node.conftest import MakePair, Pair
+from node.inside import takes_of
 from node.stub import PIECE, StubEngine
 from node.waiting import until
 
@@ -49,13 +50,13 @@ async def test_tokens_that_come_while_the_link_is_busy_merge_into_few_chunks(
     allowed: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chunks: list[RemoteInferenceChunk] = []
-    take_chunk = allowed.asker._requester.take_chunk
+    take_chunk = takes_of(allowed.asker)[RemoteInferenceChunk]
 
     def count(peer: Peer, chunk: RemoteInferenceChunk) -> None:
         chunks.append(chunk)
         take_chunk(peer, chunk)
 
-    monkeypatch.setattr(allowed.asker._requester, "take_chunk", count)
+    monkeypatch.setitem(takes_of(allowed.asker), RemoteInferenceChunk, count)
     allowed.engine.texts = ("x",) * 5000
     answer = await allowed.ask().complete()
     assert answer.text == "x" * 5000
@@ -76,7 +77,7 @@ async def test_an_engine_waits_for_a_peer_that_does_not_read_and_nothing_is_lost
         produced = allowed.engine.produced
         await asyncio.sleep(0.2)
     assert produced < 1500
-    (serving,) = allowed.host._host.servings
+    (serving,) = allowed.host._rooms.host.servings
     assert serving.pending_chars <= OUTBOX_CHARS + 20_000
     assert allowed.host_link._stream.unsent_bytes() < 2**20
     asker_end.resume_reading()
@@ -214,7 +215,7 @@ async def test_an_engine_that_swallows_the_stop_does_not_make_a_success_of_it(al
 
 async def test_an_engine_that_is_down_is_not_taken_for_a_refusal(allowed: Pair) -> None:
     allowed.engine.list_error = BackendError("down")
-    allowed.host._registry._fresh_s = -1
+    allowed.host._rooms.registry._fresh_s = -1
     with pytest.raises(BackendError, match="at this host failed or is down"):
         await allowed.ask().complete()
 
