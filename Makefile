@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := dpc_jupyter tests benchmarks hatch_build.py
 
-.PHONY: demo demo-hub test check bench lab clean screenshots notebooks
+.PHONY: demo demo-hub test check bench lab clean screenshots notebooks docs
 
 # What the JupyterLab extension is built from; hatch_build.py builds it where it is older.
 FACE := hatch_build.py $(shell find labextension/*.json labextension/src labextension/schema labextension/style dpc_jupyter/jupyter/widgets -type f ! -name '*.py*')
@@ -82,6 +82,20 @@ screenshots: .venv/.test  ## pictures of every view for docs/images, of this bui
 
 notebooks: .venv/.test  ## run 02 to 04 and keep their outputs
 	$(BIN)/python tests/running_notebooks.py
+
+# Mermaid draws the diagrams in the reader's browser, from the site's own copy; without npm a diagram is shown as its text.
+MERMAID := 11
+.venv/.docs: .venv/.base
+	@echo "installing what the documentation needs ..."
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --group docs
+	@mkdir -p .venv/mermaid && cd .venv/mermaid && npm pack --silent mermaid@$(MERMAID) >name && \
+	  tar xzf "$$(cat name)" --strip-components=2 package/dist/mermaid.min.js && rm "$$(cat name)" name || \
+	  echo "npm could not fetch mermaid: diagrams will be shown as text."
+	@touch $@
+
+docs: .venv/.docs  ## the documentation as a site in build/site; a warning or a broken link is an error
+	@$(BIN)/sphinx-build -E -j auto -W --keep-going -q -b html docs build/site
+	@echo "build/site/index.html"
 
 bench: .venv/.test  ## ours beside what labs use today; writes benchmarks/results.json
 	$(BIN)/python -m benchmarks
