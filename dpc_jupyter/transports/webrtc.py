@@ -79,7 +79,7 @@ async def dial(signal: Signal, identity: Identity, node_id: str, ice: IceConfig,
     except TimeoutError as error:
         raise ConnectError(
             f"{node_id} was not reached over WebRTC within {timeout_s:g} s. Networks that let no UDP through need a "
-            "TURN server (docs/operations.md)."
+            "TURN server (docs/how-to/webrtc.md)."
         ) from error
     return stream
 

@@ -173,7 +173,7 @@ async def test_a_listener_that_fails_breaks_nothing(
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Self-signed, for 127.0.0.1, as docs/operations.md makes one."""
+    """Self-signed, for 127.0.0.1, as docs/how-to/run-a-hub.md makes one."""
     folder = tmp_path_factory.mktemp("tls")
     key, cert = folder / "hub.key", folder / "hub.crt"
     words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=hub"]
