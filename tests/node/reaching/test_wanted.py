@@ -186,6 +186,14 @@ def test_pauses_grow_with_each_failure_up_to_a_bound() -> None:
     assert pauses[:3] == [0.1, 0.2, 0.4] and pauses[-1] == rules.RESUME_LAST_S
 
 
+def test_a_new_reason_to_dial_begins_with_its_shortest_pause() -> None:
+    wanted = Wanted(S.RESUMING, keep=True, since_s=IDLE.time_s)
+    for _ in range(10):
+        wanted, _ = step(wanted, SILENCE, WAITS)
+        wanted, _ = step(wanted, Timer(), WAITS)
+    assert step(wanted, SILENCE, replace(IDLE, chance=1.0))[1] == (Pause(rules.RECONNECT_FIRST_S),)
+
+
 def test_the_local_network_is_searched_later_than_a_host_is_dialled_and_seldom() -> None:
     wanted, _ = step(Wanted(S.CONNECTED), LOST, WAITS)
     nearby = []

@@ -187,7 +187,7 @@ def learn(wanted: Wanted, event: Event, now: Now) -> Wanted:
                 reason=event.reason,
                 carried=event.carried,
             )
-        case Closed() | Disconnect():
+        case Closed():
             return replace(wanted, keep=False)
         case _:
             return wanted
